@@ -1,0 +1,71 @@
+"""The bus: topics to nudges, and the only home of futures.
+
+A topic is an event's kind or an id among its facts. A nudge carries nothing and is never queued, so nothing can
+overflow and a lost one costs a second look at the table, never an answer. To wait for a fact: listen, look, wait.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+EVERYTHING = "*"
+
+
+class Nudge:
+    """One listener's bell. Rung before it is waited for, it stays rung until the next `wait`."""
+
+    __slots__ = ("_future", "_rung")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._future: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Wake the waiter, or the next one."""
+        self._rung = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait until rung, at most `seconds`; True when it was rung. Clears the bell."""
+        if not self._rung:
+            self._future = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._future
+            except TimeoutError:
+                return False
+            finally:
+                self._future = None
+        self._rung = False
+        return True
+
+
+class Bus:
+    """Publish and listen by topic; used on the loop's thread only."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, set[Nudge]] = {}
+
+    def publish(self, topics: Iterable[str]) -> None:
+        """Ring everybody who listens to one of the topics. Never raises."""
+        for topic in topics:
+            for nudge in self._listeners.get(topic, ()):
+                nudge.ring()
+        for nudge in self._listeners.get(EVERYTHING, ()):
+            nudge.ring()
+
+    @contextmanager
+    def listen(self, *topics: str) -> Iterator[Nudge]:
+        """A nudge that rings for the topics as long as the block lasts."""
+        nudge = Nudge()
+        for topic in topics:
+            self._listeners.setdefault(topic, set()).add(nudge)
+        try:
+            yield nudge
+        finally:
+            for topic in topics:
+                heard = self._listeners[topic]
+                heard.discard(nudge)
+                if not heard:
+                    del self._listeners[topic]

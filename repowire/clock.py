@@ -1,0 +1,36 @@
+"""Time and ids, injected so that every rule can be tested with a clock that stands still.
+
+`now()` is unix seconds UTC; ISO-8601 exists only on the wire. Nothing else calls `time.time()`.
+"""
+
+import asyncio
+import secrets
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What a rule may know of time."""
+
+    def now(self) -> float:
+        """Unix seconds, UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """The only sleep."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def new_id(prefix: str) -> str:
+    """`ask-9f3c0a7d21be`: the prefix is the noun, then 12 random hex digits (wire.md 16, row 31)."""
+    return f"{prefix}-{secrets.token_hex(6)}"
