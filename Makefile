@@ -1,0 +1,56 @@
+# One set of verbs for people and for .ci/run. A fresh machine needs Python >= 3.11, make, git and tmux;
+# everything else comes from the package registry into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+MESHBENCH ?= ../shared/tools/bench/meshbench.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench wheel clean
+
+help:
+	@echo "make demo     two scripted peers talk in a private tmux, over a private daemon"
+	@echo "make test     every test, the ones with real processes too (tests/live)"
+	@echo "make check    ruff, the formatter and mypy --strict; changes nothing"
+	@echo "make format   sort imports and format"
+	@echo "make bench    compare with the floors of the load generator (MESHBENCH=path, see benchmarks/)"
+	@echo "make wheel    build dist/repowire-*.whl, what pipx installs"
+	@echo "make clean    remove what the other verbs made"
+
+# The stamp is newer than pyproject.toml exactly when what it names is installed.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "repowire needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing repowire and the development tools (a minute on a fresh machine)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python docs/demo/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict repowire
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	@MESHBENCH=$(MESHBENCH) $(BIN)/python benchmarks/run.py
+
+wheel: $(READY)
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls -1 dist/repowire-*.whl
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .reports
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
