@@ -1,26 +1,20 @@
 """The settings and the files of the home, for the daemon and for its clients.
 
-One frozen dataclass, read from `config.toml` and `REPOWIRE_SECTION__KEY`; whatever is unknown or out of bounds is an
+One frozen record, read from `config.toml` and `REPOWIRE_SECTION__KEY`; whatever is unknown or out of bounds is an
 error that names its place, the key and what is allowed. Every command line starts here, so the imports stay few.
 """
 
 import binascii
-import math
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn
 
-T = TypeVar("T")
-
-SECTIONS = ("daemon", "mesh", "store", "ledger")
 MIB = 1024 * 1024
-WEEK_SECONDS = 7 * 86_400
-YEAR_SECONDS = 366 * 86_400
+YEAR = 366 * 86_400  # seconds
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux and 104 on macOS, the final NUL included
 TOKEN_BYTES = 32  # 43 characters of base64
 
@@ -30,64 +24,55 @@ class ConfigError(ValueError):
 
 
 # -- model ---------------------------------------------------------------------
+# Named tuples, not dataclasses: those import inspect, ast and dis, more than all the rest of a short command.
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What a setting takes: `words` for people, `read` turns a TOML value or ValueError, `parse` reads a text first."""
+class Setting(NamedTuple):
+    """What a key of the config is in: its `unit`, `meaning`, what is `allowed` in words, and how a value is read.
 
-    words: str
-    read: Callable[[object], Any]
+    `read` takes a TOML value, `parse` turns an environment variable's text into one; both raise ValueError.
+    """
+
+    unit: str
+    meaning: str
+    allowed: str
+    read: Callable[[object], object]
     parse: Callable[[str], object] = str
 
 
-def setting(default: T, unit: str, meaning: str, allowed: Allowed) -> T:
-    """A field of a section, with what its documentation and its check need."""
-    made: T = field(default=default, metadata={"unit": unit, "meaning": meaning, "allowed": allowed})
-    return made
-
-
-def _number(kind: type[int] | type[float], least: float, most: float) -> Allowed:
-    name = "a whole number" if kind is int else "a number"
-    allowed_types = (int,) if kind is int else (int, float)
-
+def _number(unit: str, least: float, most: float, meaning: str, *, whole: bool) -> Setting:
     def read(value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, allowed_types) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             raise ValueError
-        if not least <= value <= most:
+        if not least <= value <= most:  # false for nan too
             raise ValueError
         return value
 
     def parse(text: str) -> object:
-        return int(text) if kind is int or text.strip().isdigit() else float(text)
+        return int(text) if whole or text.strip().isdigit() else float(text)
 
-    return Allowed(f"{name} from {least} to {most}", read, parse)
-
-
-def _whole(least: int, most: int) -> Allowed:
-    return _number(int, least, most)
+    return Setting(unit, meaning, f"a {'whole ' if whole else ''}number from {least} to {most}", read, parse)
 
 
-def _seconds(least: float, most: float) -> Allowed:
-    return _number(float, least, most)
+def _whole(unit: str, least: int, most: int, meaning: str) -> Setting:
+    return _number(unit, least, most, meaning, whole=True)
 
 
-def _one_of(*choices: str) -> Allowed:
-    def read(value: object) -> object:
-        if value not in choices:
-            raise ValueError
-        return value
-
-    return Allowed("one of " + ", ".join(f'"{choice}"' for choice in choices), read)
+def _seconds(least: float, most: float, meaning: str) -> Setting:
+    return _number("seconds", least, most, meaning, whole=False)
 
 
-def _text(words: str, good: Callable[[str], bool]) -> Allowed:
+def _one_of(unit: str, choices: tuple[str, ...], meaning: str) -> Setting:
+    return _text(unit, "one of " + ", ".join(choices), choices.__contains__, meaning)
+
+
+def _text(unit: str, allowed: str, good: Callable[[str], bool], meaning: str) -> Setting:
     def read(value: object) -> object:
         if not isinstance(value, str) or not good(value):
             raise ValueError
         return value
 
-    return Allowed(words, read)
+    return Setting(unit, meaning, allowed, read)
 
 
 def _sendable(value: str) -> bool:
@@ -95,99 +80,90 @@ def _sendable(value: str) -> bool:
     return all("!" <= letter <= "~" for letter in value)
 
 
-HOST = _text("a host name or an IP address", lambda value: value != "" and _sendable(value))
-TOKEN = _text("printable ASCII without spaces, or empty", _sendable)
+def _is_host(value: str) -> bool:
+    return value != "" and _sendable(value)
 
 
-@dataclass(frozen=True)
-class Daemon:
+HOST = _text(
+    "host",
+    "a host name or an IP address",
+    _is_host,
+    "TCP address to listen on; any other than loopback is refused without a token.",
+)
+TOKEN = _text(
+    "text",
+    "printable ASCII without spaces, or empty",
+    _sendable,
+    "Bearer token of the TCP side; unset means the one in the home's `token` file, empty opens loopback TCP.",
+)
+PORT = _whole("port", 0, 65_535, "TCP port to listen on; 0 takes any free one.")
+DRAIN = _seconds(0, 3_600, "How long requests may finish when the daemon stops.")
+WAIT_CAP = _seconds(1, 600, "The longest that a blocking question waits for its answer.")
+QUEUE_TTL = _seconds(1, YEAR, "How long a message waits for a peer before it expires.")
+QUEUE_MAX = _whole("messages", 1, 1_000_000, "How many messages may wait for one peer; one more is refused.")
+LEASE = _seconds(1, 3_600, "How long a handed message may lack its receipt before its state is `unknown`.")
+ASK_TTL = _seconds(1, YEAR, "How long an ask stays open without an answer.")
+DESCRIPTION_TTL = _seconds(1, YEAR, "How long a peer's description of its work is shown.")
+REAP_TTL = _seconds(1, YEAR, "How long an offline peer stays in the list of peers.")
+MAX_SOCKETS = _whole("sockets", 1, 1_000_000, "How many WebSockets may be open at once.")
+LOG_LEVEL = _one_of(
+    "level", ("debug", "info", "warning", "error"), "The least severe line that the daemon's log keeps."
+)
+CIRCLES = _one_of(
+    "choice",
+    ("one", "tmux"),
+    "Circle of an agent that names none: `one` for the whole host, or with `tmux` its tmux session.",
+)
+CHECKPOINT_BYTES = _whole("bytes", 65_536, 1024 * MIB, "Size of the write-ahead log that starts a checkpoint.")
+CHECKPOINT_SECONDS = _seconds(1, 86_400, "How long a write may stay in the write-ahead log without a checkpoint.")
+SEGMENT_BYTES = _whole("bytes", 4_096, 1024 * MIB, "Size at which a trace file is closed and the next one begun.")
+RETENTION_DAYS = _number("days", 0.01, 36_500, "Age at which a closed trace file is removed.", whole=False)
+RETENTION_BYTES = _whole(
+    "bytes", 4_096, 2**50, "Total of all trace files above which the oldest closed one is removed."
+)
+
+
+class Daemon(NamedTuple):
     """`[daemon]`: where it listens, and how long things may take."""
 
-    host: str = setting(
-        "127.0.0.1", "host", "TCP address to listen on; another than loopback is refused without a token.", HOST
-    )
-    port: int = setting(8377, "port", "TCP port to listen on; 0 takes any free one.", _whole(0, 65_535))
-    auth_token: str | None = setting(
-        None,
-        "text",
-        "Bearer token of the TCP side; unset means the one in the home's `token` file, empty opens loopback TCP.",
-        TOKEN,
-    )
-    drain_seconds: float = setting(
-        5, "seconds", "How long requests may finish when the daemon stops.", _seconds(0, 3_600)
-    )
-    question_wait_cap_seconds: float = setting(
-        55, "seconds", "The longest that a blocking question waits for its answer.", _seconds(1, 600)
-    )
-    delivery_queue_ttl_seconds: float = setting(
-        86_400, "seconds", "How long a message waits for a peer before it expires.", _seconds(1, YEAR_SECONDS)
-    )
-    delivery_queue_max_per_peer: int = setting(
-        100, "messages", "How many messages may wait for one peer; the next one is refused.", _whole(1, 1_000_000)
-    )
-    delivery_lease_seconds: float = setting(
-        60, "seconds", "How long a handed message may lack its receipt before its state is unknown.", _seconds(1, 3_600)
-    )
-    ask_ttl_seconds: float = setting(
-        86_400, "seconds", "How long an ask stays open without an answer.", _seconds(1, YEAR_SECONDS)
-    )
-    description_ttl_seconds: float = setting(
-        900, "seconds", "How long a peer's description of its work is shown.", _seconds(1, YEAR_SECONDS)
-    )
-    peer_reap_ttl_seconds: float = setting(
-        600, "seconds", "How long an offline peer stays in the list of peers.", _seconds(1, YEAR_SECONDS)
-    )
-    max_sockets: int = setting(10_000, "sockets", "How many WebSockets may be open at once.", _whole(1, 1_000_000))
-    log_level: str = setting(
-        "info",
-        "level",
-        "The least severe line that the daemon's log keeps.",
-        _one_of("debug", "info", "warning", "error"),
-    )
+    host: Annotated[str, HOST] = "127.0.0.1"
+    port: Annotated[int, PORT] = 8377
+    auth_token: Annotated[str | None, TOKEN] = None
+    drain_seconds: Annotated[float, DRAIN] = 5
+    question_wait_cap_seconds: Annotated[float, WAIT_CAP] = 55
+    delivery_queue_ttl_seconds: Annotated[float, QUEUE_TTL] = 86_400
+    delivery_queue_max_per_peer: Annotated[int, QUEUE_MAX] = 100
+    delivery_lease_seconds: Annotated[float, LEASE] = 60
+    ask_ttl_seconds: Annotated[float, ASK_TTL] = 86_400
+    description_ttl_seconds: Annotated[float, DESCRIPTION_TTL] = 900
+    peer_reap_ttl_seconds: Annotated[float, REAP_TTL] = 600
+    max_sockets: Annotated[int, MAX_SOCKETS] = 10_000
+    log_level: Annotated[str, LOG_LEVEL] = "info"
 
 
-@dataclass(frozen=True)
-class MeshSection:
+class MeshSection(NamedTuple):
     """`[mesh]`: who may reach whom."""
 
-    circles: str = setting(
-        "one",
-        "choice",
-        'The circle of an agent that names none: one for the whole host, or with "tmux" its tmux session.',
-        _one_of("one", "tmux"),
-    )
+    circles: Annotated[str, CIRCLES] = "one"
 
 
-@dataclass(frozen=True)
-class Store:
+class Store(NamedTuple):
     """`[store]`: how the database is kept."""
 
-    checkpoint_bytes: int = setting(
-        4 * MIB, "bytes", "Size of the write-ahead log that starts a checkpoint.", _whole(65_536, 1024 * MIB)
-    )
-    checkpoint_seconds: float = setting(
-        60, "seconds", "Age of the oldest write that starts a checkpoint, however small the log.", _seconds(1, 86_400)
-    )
+    checkpoint_bytes: Annotated[int, CHECKPOINT_BYTES] = 4 * MIB
+    checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 60
 
 
-@dataclass(frozen=True)
-class LedgerSection:
+class LedgerSection(NamedTuple):
     """`[ledger]`: how much history is kept."""
 
-    segment_bytes: int = setting(
-        16 * MIB, "bytes", "Size at which a trace file is closed and the next one begun.", _whole(4_096, 1024 * MIB)
-    )
-    retention_days: float = setting(
-        30, "days", "Age at which a closed trace file is removed.", _number(float, 0.01, 36_500)
-    )
-    retention_bytes: int = setting(
-        1024 * MIB, "bytes", "Total of all trace files above which the oldest is removed.", _whole(4_096, 2**50)
-    )
+    segment_bytes: Annotated[int, SEGMENT_BYTES] = 16 * MIB
+    retention_days: Annotated[float, RETENTION_DAYS] = 30
+    retention_bytes: Annotated[int, RETENTION_BYTES] = 1024 * MIB
 
 
-@dataclass(frozen=True)
-class Config:
-    """Every setting, and where the files of the home lie."""
+class Config(NamedTuple):
+    """Every setting, and where the files of the home lie. Another one like it: `config._replace(...)`."""
 
     home: Path
     daemon: Daemon = Daemon()
@@ -228,7 +204,7 @@ class Config:
         return self.home / "daemon.log"
 
 
-SECTION_TYPES: dict[str, type[Any]] = {"daemon": Daemon, "mesh": MeshSection, "store": Store, "ledger": LedgerSection}
+SECTIONS: dict[str, type[Any]] = {"daemon": Daemon, "mesh": MeshSection, "store": Store, "ledger": LedgerSection}
 
 
 # -- reading -------------------------------------------------------------------
@@ -237,80 +213,74 @@ SECTION_TYPES: dict[str, type[Any]] = {"daemon": Daemon, "mesh": MeshSection, "s
 def load(home: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Defaults, then `config.toml`, then the environment. Raises ConfigError."""
     folder = home_of(environ) if home is None else Path(os.path.abspath(home))
-    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    path = folder / "config.toml"
-    for section, key, value in _from_file(path):
-        allowed = _allowed(f"{path}: ", section, key)
-        values[section][key] = _checked(f"{path}: {section}.{key}", value, allowed, lambda given: given)
-    for name, section, key, text in _from_environment(environ):
-        allowed = _allowed(f"environment: {name}: ", section, key)
-        values[section][key] = _checked(f"environment: {name}", text, allowed, allowed.parse)
-    return Config(folder, **{section: SECTION_TYPES[section](**values[section]) for section in SECTIONS})
+    values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    for section, key, value, place, read in (*_from_file(folder / "config.toml"), *_from_environment(environ)):
+        known = _known(place, section, key)
+        values[section][key] = _checked(f"{place}: {section}.{key}", value, known, known.parse if read else None)
+    return Config(folder, **{section: made(**values[section]) for section, made in SECTIONS.items()})
 
 
 def home_of(environ: Mapping[str, str] = os.environ) -> Path:
     """`REPOWIRE_HOME`, else `~/.repowire`; absolute."""
-    given = environ.get("REPOWIRE_HOME")
-    return Path(os.path.abspath(os.path.expanduser(given or "~/.repowire")))
+    return Path(os.path.abspath(os.path.expanduser(environ.get("REPOWIRE_HOME") or "~/.repowire")))
 
 
-def settings(section: str) -> tuple[Field[Any], ...]:
-    """The fields of a section, whose metadata hold unit, meaning and what is allowed."""
-    return fields(SECTION_TYPES[section])
+def settings(section: str) -> dict[str, Setting]:
+    """The keys of a section."""
+    return {key: hint.__metadata__[0] for key, hint in SECTIONS[section].__annotations__.items()}
 
 
-def _from_file(path: Path) -> Iterator[tuple[str, str, object]]:
+Given = tuple[str, str, object, str, bool]  # section, key, value, its place, whether it is text still to be parsed
+
+
+def _from_file(path: Path) -> Iterator[Given]:
     for section, table in _document(path).items():
-        if section not in SECTION_TYPES:
-            raise ConfigError(f"{path}: unknown section [{section}]; allowed: {', '.join(SECTIONS)}")
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} must be a section, written [{section}]")
-        for key, value in table.items():
-            yield section, key, value
+        if section in SECTIONS and not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section} is a section; write [{section}] and its keys below it")
+        for key, value in table.items() if isinstance(table, dict) and table else [("", None)]:
+            if key or section not in SECTIONS:
+                yield section, key, value, str(path), False
 
 
 def _document(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_uid not in (os.getuid(), 0):
-                raise ConfigError(f"{path}: belongs to another user; a config must be your own")
+                _refuse(path, "belongs to another user; a config must be your own")
             import tomllib  # here, since most homes have no config and every command line would pay for it
 
             return tomllib.load(file)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        _refuse(path, f"cannot be read: {error.strerror}")
     except ConfigError:
         raise
-    except ValueError as error:  # a TOML mistake, or bytes that are not UTF-8
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    except ValueError as error:  # a mistake in the TOML, or bytes that are not UTF-8
+        _refuse(path, f"is not TOML: {error}")
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
     for name in sorted(environ):
         if name.startswith("REPOWIRE_") and "__" in name:
             section, _, key = name.removeprefix("REPOWIRE_").lower().partition("__")
-            yield name, section, key, environ[name]
+            yield section, key, environ[name], f"environment variable {name}", True
 
 
-def _allowed(place: str, section: str, key: str) -> Allowed:
-    if section not in SECTION_TYPES:
-        raise ConfigError(f"{place}unknown section {section}; allowed: {', '.join(SECTIONS)}")
-    for known in settings(section):
-        if known.name == key:
-            allowed: Allowed = known.metadata["allowed"]
-            return allowed
-    names = ", ".join(known.name for known in settings(section))
-    raise ConfigError(f"{place}unknown key {section}.{key}; allowed in [{section}]: {names}")
+def _known(place: str, section: str, key: str) -> Setting:
+    if section not in SECTIONS:
+        raise ConfigError(f"{place}: unknown section [{section}]; allowed: {', '.join(SECTIONS)}")
+    if key not in settings(section):
+        raise ConfigError(f"{place}: unknown key {section}.{key}; allowed: {', '.join(settings(section))}")
+    return settings(section)[key]
 
 
-def _checked(place: str, value: Any, allowed: Allowed, parse: Callable[[Any], object]) -> object:
+def _checked(place: str, value: Any, known: Setting, parse: Callable[[str], object] | None) -> object:
     try:
-        return allowed.read(parse(value))
+        return known.read(parse(value) if parse else value)
     except ValueError:
-        shown = "(not shown)" if place.lower().endswith("auth_token") else repr(value)
-        raise ConfigError(f"{place}: {shown} is not allowed; it must be {allowed.words}") from None
+        shown = "this value" if known is TOKEN else repr(value)  # a secret goes into no log
+        raise ConfigError(f"{place}: {shown} is not allowed; it must be {known.allowed}") from None
 
 
 # -- the home ------------------------------------------------------------------
