@@ -57,8 +57,8 @@ STANDARD_LIBRARY_ONLY = {
     "__main__",
 }
 
-# The CLI's table noun -> module is the one place that imports rooms late: a command pays for its own noun only. And what
-# every command line loads may put off the standard library's slow modules, which hides no edge of the drawing.
+# The CLI's table noun -> module is the one place that imports rooms late: a command pays for its own noun only. What
+# every command line loads may put off the standard library's slow modules; that hides no edge of the drawing.
 MAY_IMPORT_LATE = "cli/__init__.py"
 MAY_PUT_OFF_THE_LIBRARY = {"config", "client", "cli"}
 
