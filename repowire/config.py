@@ -5,6 +5,7 @@ error that names its place, the key and what is allowed. Every command line star
 """
 
 import binascii
+import fcntl
 import os
 import stat
 import sys
@@ -351,7 +352,7 @@ def write_token(home: Path) -> str:
     try:
         _write_whole(fresh, token.encode() + b"\n")
         os.replace(fresh, path)
-        _sync_folder(home)
+        sync_folder(home)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
@@ -365,6 +366,23 @@ def tcp_token(config: Config) -> str | None:
     return read_token(config.home) or write_token(config.home)
 
 
+def sync_file(descriptor: int) -> None:
+    """Put a file's bytes on the disk, past the drive's own cache. Raises OSError; then nobody knows what is there."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # macOS: fsync only reaches the drive's cache
+    else:
+        os.fdatasync(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Put a folder's names on the disk: a new file without this may be gone after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _urlsafe(raw: bytes) -> str:
     text = binascii.b2a_base64(raw, newline=False).decode()
     return text.rstrip("=").replace("+", "-").replace("/", "_")
@@ -375,15 +393,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
 

@@ -1,0 +1,458 @@
+"""The database: the only `sqlite3.connect`, transactions on the loop's thread and the disk off it.
+
+What `on_disk` has returned for survives a power cut: every commit that came before it was in the write-ahead log when
+an fdatasync of that log began. One sync serves all who wait; checkpoints and long reads have threads of their own.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+import math
+import os
+import queue
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from repowire import __version__
+from repowire.config import Config, read_lock, sync_file, sync_folder
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x52505752  # "RPWR" in the file's header: an SQLite file of another program is not taken for ours
+LOCK_WAIT_MS = 2_000  # what may hold the write lock is our own checkpoint, for milliseconds on a good disk
+CHECKPOINT_WAIT_MS = 20  # a checkpoint that waits for a reader holds the write lock, so it soon gives way
+ALSO_SYNC_SECONDS = 1.0  # what is not a promise (the ledger, forgiven writes) reaches the disk within this
+LOOK_EVERY = 16  # commits between two looks at the size of the log
+
+
+class StoreError(Exception):
+    """The database cannot be used; the text names the file, says why, and what to do."""
+
+
+# -- opening -------------------------------------------------------------------
+
+
+def _aside(path: Path) -> str:
+    return f"move {path.name}, {path.name}-wal and {path.name}-shm aside together to start anew, or restore a backup"
+
+
+def _code(error: BaseException) -> int:
+    """SQLite's primary result code, 0 where there is none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _explain(path: Path, error: sqlite3.Error | OSError) -> StoreError:
+    words = {
+        sqlite3.SQLITE_NOTADB: f"is not a database; {_aside(path)}",
+        sqlite3.SQLITE_CORRUPT: f"is damaged ({error}); {_aside(path)}",
+        sqlite3.SQLITE_FULL: "cannot be written: the disk is full; make room and start again",
+        sqlite3.SQLITE_READONLY: "cannot be written: it or its folder is read-only; mend the permissions or the mount",
+        sqlite3.SQLITE_CANTOPEN: "cannot be opened; look at the permissions of the file and its folder",
+        sqlite3.SQLITE_BUSY: "is held by another program; close whatever has it open",
+        sqlite3.SQLITE_IOERR: f"cannot be read or written ({error}); look at the disk, then {_aside(path)}",
+    }
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return StoreError(f"{path}: {words.get(_code(error), f'cannot be used: {reason}')}")
+
+
+def _connect(path: Path, wait_ms: int, *, any_thread: bool = False) -> sqlite3.Connection:
+    conn = sqlite3.connect(
+        path, isolation_level=None, cached_statements=512, check_same_thread=not any_thread, timeout=wait_ms / 1000
+    )
+    conn.row_factory = sqlite3.Row
+    for pragma in ("synchronous = NORMAL", "wal_autocheckpoint = 0", "checkpoint_fullfsync = ON", "foreign_keys = ON"):
+        conn.execute(f"PRAGMA {pragma}")
+    return conn
+
+
+def _open(path: Path, keep_bytes: int) -> sqlite3.Connection:
+    try:
+        # made here for its mode, and closed before SQLite comes: closing it later would drop SQLite's POSIX locks
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        conn = _connect(path, LOCK_WAIT_MS)
+    except (OSError, sqlite3.Error) as error:
+        raise _explain(path, error) from error
+    try:
+        _check(path, conn)
+        if conn.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise StoreError(f"{path}: its file system cannot hold a write-ahead log; choose a local disk for the home")
+        conn.execute(f"PRAGMA journal_size_limit = {keep_bytes}")
+        conn.execute("CREATE TABLE IF NOT EXISTS schemas (concern TEXT PRIMARY KEY, steps INTEGER NOT NULL) STRICT")
+    except sqlite3.Error as error:
+        conn.close()
+        raise _explain(path, error) from error
+    except StoreError:
+        conn.close()
+        raise
+    return conn
+
+
+def _check(path: Path, conn: sqlite3.Connection) -> None:
+    """Raise StoreError unless the file is empty, or ours and whole."""
+    if conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        return
+    if conn.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreError(f"{path}: belongs to another program or to repowire before 0.1; move it aside to start anew")
+    found = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise StoreError(f"{path}: is damaged ({found}); {_aside(path)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    text = ""
+    for piece in script.split(";"):
+        text += piece
+        if sqlite3.complete_statement(text + ";"):
+            yield text
+            text = ""
+        else:
+            text += ";"
+    if text.strip("; \n\t"):
+        yield text.rstrip(";")
+
+
+# -- the database --------------------------------------------------------------
+
+
+class _Transaction(AbstractContextManager[sqlite3.Connection]):
+    """BEGIN IMMEDIATE to COMMIT; a class, since a generator costs as much again as the statements."""
+
+    __slots__ = ("_committed", "_conn")
+
+    def __init__(self, conn: sqlite3.Connection, committed: Callable[[], None]) -> None:
+        self._conn, self._committed = conn, committed
+
+    def __enter__(self) -> sqlite3.Connection:
+        if self._conn.in_transaction:
+            raise RuntimeError("a transaction is open already: never await inside one, and never open one in another")
+        self._conn.execute("BEGIN IMMEDIATE")
+        return self._conn
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._conn.execute("COMMIT")
+        finally:
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
+        if kind is None:
+            self._committed()
+
+
+class Database:
+    """One connection on the thread that made it; `committed` counts its commits, `synced` those on the disk."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        also_sync: Sequence[Callable[[], None]] = (),
+        on_failure: Callable[[BaseException], None] | None = None,
+        checkpoint_bytes: int = 4 * 1024 * 1024,
+        checkpoint_seconds: float = 60,
+    ) -> None:
+        """Raises StoreError. `on_failure` is called once, on the loop's thread, when the disk fails: stop then."""
+        self.path = path
+        self.conn = _open(path, keep_bytes=4 * checkpoint_bytes)
+        self.committed = 1  # what a killed process left in the log may not be on the disk, so a first sync is due
+        self.synced = 0
+        self.failure: BaseException | None = None
+        self._also_sync, self._on_failure = also_sync, on_failure
+        self._checkpoint_seconds = checkpoint_seconds
+        self._full_frames = checkpoint_bytes // (self.conn.execute("PRAGMA page_size").fetchone()[0] + 24)
+        self._most_frames = self._full_frames  # the size that starts the next checkpoint
+        self._transaction = _Transaction(self.conn, self._note_commit)
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stale = False  # something is to be synced within a second, and the thread knows
+        self._aging = self._crowded = False  # the checkpoint thread knows of a commit; of a full log
+        self._closed = False
+        self._reads = 0
+        self._reader: sqlite3.Connection | None = None
+        self._reading = ThreadPoolExecutor(1, "db-read")
+        self._log_file = os.open(f"{path}-wal", os.O_RDWR)
+        # closed after SQLite's own: closing any descriptor of -shm drops the POSIX locks that SQLite holds on it
+        self._index_file = os.open(f"{path}-shm", os.O_RDONLY)
+        self._folder_synced = False
+        self._to_sync: queue.SimpleQueue[bool | None] = queue.SimpleQueue()  # True: now; False: soon; None: the end
+        self._to_checkpoint: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._keep_synced, name="db-sync", daemon=True),
+            threading.Thread(target=self._keep_short, name="db-checkpoint", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """All or nothing, on the loop's thread. A second one inside raises RuntimeError; so never await in it."""
+        return self._transaction
+
+    def migrate(self, concern: str, steps: Sequence[str]) -> None:
+        """Apply the steps that this file has not seen, all or none. Raises StoreError."""
+        try:
+            row = self.conn.execute("SELECT steps FROM schemas WHERE concern = ?", (concern,)).fetchone()
+            done = row["steps"] if row else 0
+            if done > len(steps):
+                raise StoreError(
+                    f"{self.path}: was written by a newer repowire ({concern}: {done} steps, {len(steps)} known here); "
+                    "install that version again, or move the file aside to start anew"
+                )
+            if done < len(steps):
+                self._apply(concern, steps, done)
+        except sqlite3.Error as error:
+            raise StoreError(f"{_explain(self.path, error)} (while bringing {concern} up to date)") from error
+
+    def _apply(self, concern: str, steps: Sequence[str], done: int) -> None:
+        with self.transaction() as conn:
+            for step in steps[done:]:
+                for statement in _statements(step):
+                    conn.execute(statement)
+            conn.execute("INSERT OR REPLACE INTO schemas VALUES (?, ?)", (concern, len(steps)))
+
+    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """`fn` on a read-only connection in a thread: one snapshot, whatever is committed meanwhile."""
+        self._reads += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, fn)
+        finally:
+            self._reads -= 1
+
+    def _read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reader is None:
+            self._reader = _connect(self.path, LOCK_WAIT_MS, any_thread=True)
+            self._reader.execute("PRAGMA query_only = ON")
+        self._reader.execute("BEGIN")
+        try:
+            return fn(self._reader)
+        finally:
+            self._reader.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Sync, checkpoint, close. Whoever still waits learns how it ended; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._reader is not None:
+            self._reader.interrupt()
+        self._reading.shutdown(cancel_futures=True)
+        self._to_sync.put(None)
+        self._to_checkpoint.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._settle_waiters()
+        if self._reader is not None:
+            self._reader.close()
+        with suppress(sqlite3.Error):  # the log stays as it is, and the next start reads it
+            self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.conn.close()
+        os.close(self._log_file)
+        os.close(self._index_file)
+
+    # -- the barrier -----------------------------------------------------------
+
+    async def on_disk(self) -> None:
+        """Return when every commit made so far would survive a power cut. Raises StoreError when that cannot be."""
+        if self.failure is not None:
+            raise self._lost()
+        if self.synced >= self.committed:
+            return
+        loop = self._loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiters.append((self.committed, waiter))
+        self._to_sync.put(True)
+        await waiter
+
+    def sync_soon(self) -> None:
+        """Have the log and `also_sync` on the disk within a second; each commit does so by itself."""
+        if not self._stale:
+            self._stale = True
+            self._to_sync.put(False)
+
+    def _keep_synced(self) -> None:
+        """The sync thread. Between two commits it sleeps for good: an idle mesh costs nothing."""
+        due = math.inf
+        while (urgent := _next(self._to_sync, due)) is not None:
+            if urgent:
+                self._sync_log()
+            if due == math.inf and self._stale:
+                due = time.monotonic() + ALSO_SYNC_SECONDS
+            if time.monotonic() >= due:
+                due, self._stale = math.inf, False
+                self._sync_all()
+        self._sync_all()
+
+    def _sync_all(self) -> None:
+        self._sync_log()
+        for sync in self._also_sync:
+            try:
+                sync()
+            except Exception:
+                log.exception("a sync beside the database failed")
+
+    def _sync_log(self) -> None:
+        target = self.committed  # before the sync starts: a commit during it may be half taken along
+        if self.failure is not None or self.synced >= target:
+            return
+        try:
+            sync_file(self._log_file)
+            if not self._folder_synced:
+                sync_folder(self.path.parent)
+                self._folder_synced = True
+        except OSError as error:
+            self._fail(error)
+        else:
+            self.synced = target
+            self._on_loop(self._settle_waiters)
+
+    def _settle_waiters(self) -> None:
+        """On the loop: wake whoever has his commit on the disk; after a failure nobody has."""
+        waiting = []
+        for committed, waiter in self._waiters:
+            if waiter.done():
+                continue
+            if self.failure is not None:
+                waiter.set_exception(self._lost())
+            elif committed <= self.synced:
+                waiter.set_result(None)
+            else:
+                waiting.append((committed, waiter))
+        self._waiters = waiting
+
+    def _fail(self, error: BaseException) -> None:
+        """For good: after a failed fsync the kernel may call the lost pages clean, so a second one proves nothing."""
+        if self.failure is None:
+            self.failure = error
+            log.critical("%s: could not be put on the disk: %s", self.path, error)
+            self._on_loop(self._report_failure)
+
+    def _report_failure(self) -> None:
+        self._settle_waiters()
+        if self._on_failure is not None and self.failure is not None:
+            self._on_failure(self.failure)
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        if self._loop is None:  # nobody has ever waited
+            call()
+            return
+        with suppress(RuntimeError):  # the loop is closed: close() settles the rest
+            self._loop.call_soon_threadsafe(call)
+
+    def _lost(self) -> StoreError:
+        return StoreError(f"{self.path}: could not be put on the disk: {self.failure}")
+
+    # -- checkpoints -----------------------------------------------------------
+
+    def _note_commit(self) -> None:
+        self.committed += 1
+        if not self._stale:
+            self.sync_soon()
+        if not self._aging:
+            self._aging = True
+            self._to_checkpoint.put(False)
+        if self.committed % LOOK_EVERY == 0 and not self._crowded and self._frames() > self._most_frames:
+            self._crowded = True
+            self._to_checkpoint.put(True)
+
+    def _frames(self) -> int:
+        """Pages in the log, by the documented header of its index: the file's size tells only the most ever."""
+        return int.from_bytes(os.pread(self._index_file, 4, 16), sys.byteorder)
+
+    def _keep_short(self) -> None:
+        """The checkpoint thread: when the log is full, or its oldest commit has waited long enough."""
+        conn = _connect(self.path, CHECKPOINT_WAIT_MS)
+        due = math.inf
+        while (now := _next(self._to_checkpoint, due)) is not None:
+            if not now and time.monotonic() < due:
+                due = min(due, time.monotonic() + self._checkpoint_seconds)
+                continue
+            due, self._aging, self._crowded = math.inf, False, False
+            if not self._checkpoint(conn):
+                due = time.monotonic() + self._checkpoint_seconds
+        conn.close()
+
+    def _checkpoint(self, conn: sqlite3.Connection) -> bool:
+        """Move the log into the file so that it starts over; False when a reader or writer was in the way.
+
+        Two PASSIVE do the work beside the loop, so that RESTART, which holds the write lock, has little left to do.
+        """
+        try:
+            for mode in ("PASSIVE", "PASSIVE", "RESTART"):
+                if self._reads and mode == "RESTART":
+                    busy = True
+                else:
+                    busy = bool(conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0])
+        except sqlite3.Error as error:
+            log.error("%s: checkpoint failed: %s", self.path, error)
+            if _code(error) == sqlite3.SQLITE_IOERR:
+                self._fail(error)
+            busy = True
+        self._most_frames = self._frames() + self._full_frames // 4 if busy else self._full_frames
+        return not busy
+
+
+def _next(requests: "queue.SimpleQueue[bool | None]", due: float) -> bool | None:
+    """The next request; False when none has come by `due` (monotonic seconds)."""
+    try:
+        return requests.get(timeout=None if due == math.inf else max(0.0, due - time.monotonic()))
+    except queue.Empty:
+        return False
+
+
+# -- the lock of the home ------------------------------------------------------
+
+
+class HomeBusy(Exception):
+    """Another daemon serves this home."""
+
+    def __init__(self, home: Path, pid: int | None, port: int | None) -> None:
+        super().__init__(f"{home}: another daemon serves it (pid {pid or 'unknown'}, port {port or 'unknown'})")
+        self.pid, self.port = pid, port
+
+
+class Lock:
+    """The home is ours until `release`, or until this process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.write(None, None)
+
+    def write(self, host: str | None, port: int | None, started_at: float | None = None) -> None:
+        """Say where we listen, for `config.read_lock`."""
+        about = {"pid": os.getpid(), "host": host, "port": port, "started_at": started_at, "version": __version__}
+        text = json.dumps(about).encode() + b"\n"
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+
+    def release(self) -> None:
+        """Empty the file and let go; the file stays, since removing it would let two daemons hold two files."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def lock_home(config: Config) -> Lock:
+    """Take the home for this process. Raises HomeBusy, or StoreError when the file cannot be made."""
+    path = config.lock_path
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        about = read_lock(config.home) or {}
+        raise HomeBusy(config.home, about.get("pid"), about.get("port")) from None
+    return Lock(descriptor)
