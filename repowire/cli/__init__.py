@@ -1,0 +1,106 @@
+"""The command line: a table noun → module, imported when chosen, so that each command pays for itself alone.
+
+Here stand the only imports inside functions (start-up time).
+"""
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def _asks() -> "ModuleType":
+    from repowire.cli import asks
+
+    return asks
+
+
+def _daemon() -> "ModuleType":
+    from repowire.cli import daemon
+
+    return daemon
+
+
+def _listen() -> "ModuleType":
+    from repowire.cli import listen
+
+    return listen
+
+
+def _messages() -> "ModuleType":
+    from repowire.cli import messages
+
+    return messages
+
+
+def _peers() -> "ModuleType":
+    from repowire.cli import peers
+
+    return peers
+
+
+def _traces() -> "ModuleType":
+    from repowire.cli import traces
+
+    return traces
+
+
+NOUNS = {
+    "daemon": (_daemon, "start, stop, restart the daemon of this home (alias: serve)"),
+    "status": (_daemon, "how the daemon is and where it listens"),
+    "token": (_daemon, "show or rotate the token of the TCP side"),
+    "peer": (_peers, "list, describe, register, unregister peers"),
+    "ask": (_asks, "ask a peer; with --wait print the reply"),
+    "wait": (_asks, "wait for the reply to an ask"),
+    "ack": (_asks, "answer an ask, or close it without words"),
+    "asks": (_asks, "list asks: open ones, or --answered"),
+    "notify": (_messages, "tell a peer something that wants no answer"),
+    "listen": (_listen, "make a script a peer: messages as JSON lines, or each to a command"),
+    "trace": (_traces, "every step of one ask or message"),
+    "tail": (_traces, "live events"),
+}
+ALIASES = {"serve": "daemon"}
+
+FIRST_STEPS = """first steps:
+  repowire daemon --detach                                start the daemon of this home
+  repowire listen --name build --exec 'git log -1' &      a script becomes the peer "build"
+  repowire peer list                                      who is there
+  repowire ask build "what is the last commit?" --wait    ask it, and print its reply
+  repowire trace ID                                       every step of what was sent
+"""
+
+EXIT_CODES = (
+    "exit codes: 0 ok, 1 refused or failed, 2 usage, 3 no daemon, 4 timed out or still pending, 130 interrupted"
+)
+
+
+def program() -> "ModuleType":
+    """The daemon itself: only the process that becomes one imports it."""
+    from repowire import daemon
+
+    return daemon
+
+
+def help_text() -> str:
+    """What `repowire` alone says: the commands, and how to begin."""
+    rows = "\n".join(f"  {noun:<8} {words}" for noun, (_, words) in NOUNS.items())
+    return (
+        "usage: repowire COMMAND [...]\n\nA local daemon that gives every coding agent on a machine a name and a"
+        f" mailbox.\n\ncommands (each has --help):\n{rows}\n\n{FIRST_STEPS}\n{EXIT_CODES}"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    noun = ALIASES.get(argv[0], argv[0])
+    if noun not in NOUNS:
+        near = [name for name in NOUNS if name[:2] == noun[:2] or name in noun]
+        meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+        print(f"repowire: no command {noun!r}{meant}; see repowire --help", file=sys.stderr)
+        return 2
+    code: int = NOUNS[noun][0]().main([noun, *argv[1:]])
+    return code

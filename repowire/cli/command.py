@@ -1,0 +1,264 @@
+"""What all commands share: arguments, exit codes, and how things are printed.
+
+Whatever a peer has written passes `clean` (or `to_json`) before it meets a terminal.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, NoReturn
+
+from repowire import config
+from repowire.cli import EXIT_CODES
+from repowire.client import DaemonAway, RepowireClient
+from repowire.errors import Refusal
+
+OK, FAILED, USAGE, NO_DAEMON, PENDING, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+Json = dict[str, Any]
+Run = Callable[[argparse.Namespace], int]
+
+
+# -- printing ------------------------------------------------------------------
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+UNSAFE = [*range(0x20), *range(0x7F, 0xA0), *map(ord, BIDI), 0x2028, 0x2029, 0xFEFF, *range(0xD800, 0xE000)]
+ESCAPES = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
+    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"  # OSC, DCS, SOS, PM, APC
+    "|\x1b[ -/]*[0-~]?"  # the short ones
+)
+GONE = dict.fromkeys(UNSAFE)
+CELL = {**GONE, **dict.fromkeys(map(ord, "\t\n\r\v\f\x85\u2028\u2029"), " ")}
+BODY = {**GONE, ord("\t"): "\t", ord("\n"): "\n"}
+IN_JSON = {code: f"\\u{code:04x}" for code in UNSAFE if code >= 0x20}
+
+COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
+
+
+def clean(text: object, *, lines: bool = False) -> str:
+    """Text from others without escapes, control characters and bidi controls; on one line unless `lines`."""
+    return ESCAPES.sub("", str(text)).translate(BODY if lines else CELL)
+
+
+def to_json(value: object) -> str:
+    """JSON on one line; what `clean` would take away is written as an escape instead."""
+    return json.dumps(value, ensure_ascii=False).translate(IN_JSON)
+
+
+def put(text: str) -> None:
+    """A line on stdout, at once: the reader may be a script that waits for it."""
+    data = (text + "\n").encode("utf-8", "backslashreplace")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr."""
+    with suppress(OSError):
+        print(text.encode("utf-8", "replace").decode("utf-8", "replace"), file=sys.stderr, flush=True)
+
+
+def hint(text: str) -> None:
+    """A line that only somebody at a terminal wants."""
+    if sys.stderr.isatty():
+        note(text)
+
+
+def on_terminal() -> bool:
+    """Whether somebody reads stdout."""
+    return sys.stdout.isatty()
+
+
+def colour(text: str, name: str) -> str:
+    """Coloured on a terminal, unless NO_COLOR is set."""
+    if not on_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{COLOURS[name]}m{text}\x1b[0m"
+
+
+def width_of(text: str) -> int:
+    """Columns on the screen: wide letters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def cut(text: str, width: int) -> str:
+    """At most `width` columns; … where something went."""
+    if width_of(text) <= width:
+        return text
+    kept, used = "", 0
+    for letter in text:
+        used += width_of(letter)
+        if used > width - 1:
+            break
+        kept += letter
+    return kept + "…"
+
+
+def room() -> int | None:
+    """Columns to fit into; None when nobody said, as in a pipe: there nothing is cut."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said):
+        return int(said)
+    return os.get_terminal_size(sys.stdout.fileno()).columns or None if on_terminal() else None
+
+
+def widths(cells: Sequence[Sequence[str]], limit: int | None) -> list[int]:
+    """A width for each column: natural, or the widest are narrowed until a row fits, the last ones first."""
+    wanted = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
+    if limit is None:
+        return wanted
+    spare = limit - 2 * (len(wanted) - 1)
+    while sum(wanted) > spare and max(wanted) > 1:
+        widest = max(wanted)
+        wanted[len(wanted) - 1 - wanted[::-1].index(widest)] -= 1
+    return wanted
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], paint: dict[int, Callable[[str], str]]) -> None:
+    """Columns that fit the terminal; `paint` names a colour for a cell of that column."""
+    cells = [list(head), *([clean("" if cell is None else cell) for cell in row] for row in rows)]
+    sizes = widths(cells, room())
+    for number, row in enumerate(cells):
+        line = []
+        for column, (cell, size) in enumerate(zip(row, sizes, strict=True)):
+            short = cut(cell, size)
+            padding = " " * (size - width_of(short)) if column < len(row) - 1 else ""
+            shown = colour(short, paint[column](cell)) if number and column in paint else short
+            line.append(shown + padding)
+        text = "  ".join(line).rstrip()
+        put(text if number else colour(text, "bold"))
+
+
+def facts(pairs: Sequence[tuple[str, object]]) -> None:
+    """Name and value, a line each, without what is empty."""
+    shown = [(name, clean(value)) for name, value in pairs if value not in (None, "", [], {})]
+    size = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        put(f"{colour(f'{name:<{size}}', 'dim')}  {value}")
+
+
+def local(moment: str | None, form: str = "%m-%d %H:%M:%S") -> str:
+    """A moment of the wire on the clock of this machine."""
+    if not moment:
+        return ""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime(form)
+    except ValueError:
+        return clean(moment)
+
+
+# -- arguments -----------------------------------------------------------------
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line that says where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {clean(message)}; see {self.prog} --help\n")
+
+
+def parser(name: str, words: str, example: str) -> Parser:
+    """A command's parser: what it does, and two lines that show it."""
+    epilog = f"example:\n{example}\n\n{EXIT_CODES}"
+    return Parser(
+        prog=f"repowire {name}",
+        description=words,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def with_json(made: argparse.ArgumentParser) -> None:
+    """Every command has it."""
+    made.add_argument("--json", action="store_true", help="print the daemon's answer as JSON")
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, not negative and not endless."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value
+
+
+def text_of(words: str) -> str:
+    """A text argument: as given, or all of stdin when it is `-`."""
+    if words != "-":
+        return words.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n")
+
+
+# -- running -------------------------------------------------------------------
+def run(made: argparse.ArgumentParser, argv: Sequence[str], command: Run | None = None) -> int:
+    """Parse, run, and turn what went wrong into one line and an exit code."""
+    try:
+        with told():
+            args = made.parse_args(argv)
+            chosen: Run = command or args.run
+            return chosen(args)
+    except Exit as end:
+        return end.code
+
+
+class Exit(Exception):
+    """The command is over; what there was to say is said."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say what went wrong in one line on stderr, and leave with its exit code."""
+    try:
+        yield
+    except Refusal as no:
+        fail(refused(no))
+    except DaemonAway as away:
+        more = "; it may have been taken, look with `repowire asks` or `repowire tail`" if away.asked else ""
+        fail(f"{away}{more}", NO_DAEMON)
+    except TimeoutError as late:
+        fail(str(late) or "timed out", PENDING)
+    except config.ConfigError as wrong:
+        fail(str(wrong))
+    except KeyboardInterrupt:
+        raise Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from saying so at its end
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise Exit(FAILED) from None
+    except OSError as exc:
+        fail(f"{exc.filename or 'system'}: {exc.strerror or exc}")
+
+
+def fail(words: str, code: int = FAILED) -> NoReturn:
+    """One line on stderr, then out."""
+    note(f"repowire: {clean(words)}")
+    raise Exit(code)
+
+
+def refused(no: Refusal) -> str:
+    """The daemon's hint, with the names that come near where it knows some."""
+    near = no.facts.get("near")
+    names = [str(name.get("display_name", name)) if isinstance(name, dict) else str(name) for name in near or ()]
+    missing = [name for name in names if name not in no.hint]
+    if no.status == 401:
+        return f"{no.hint}: set REPOWIRE_AUTH_TOKEN, or unset REPOWIRE_DAEMON_URL to use the Unix socket"
+    return no.hint + (f" (did you mean {' or '.join(missing)}?)" if missing else "")
+
+
+def client(timeout: float = 30.0) -> RepowireClient:
+    """The daemon of this home, or of REPOWIRE_DAEMON_URL."""
+    return RepowireClient(timeout=timeout)

@@ -1,0 +1,220 @@
+"""`repowire listen`: any script becomes a peer.
+
+Without --exec each message is a JSON line on stdout. With --exec it goes to a command's stdin, and for an ask what the
+command prints is the reply.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from asyncio import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+
+from repowire import protocol
+from repowire.async_client import (
+    AsyncRepowireClient,
+    DaemonConnectionError,
+    DaemonTimeoutError,
+    Message,
+    PeerDisconnectedError,
+)
+from repowire.cli import command as c
+
+TAIL_CHARS = 2_000  # of a failed command's stderr, for the one who asked
+ENVIRON_BYTES = 100_000  # of the text in REPOWIRE_TEXT: Linux takes 128 KiB a variable, stdin has all of it
+OUTPUT_BYTES = 16 * 1024 * 1024
+GRACE_SECONDS = 2.0  # for a command to end after SIGTERM
+CUT = "\n[… cut by repowire listen]"
+
+
+def main(argv: list[str]) -> int:
+    made = c.parser(
+        "listen",
+        "Make a script a peer until Ctrl-C. Every circle reaches a service; --role agent keeps it to its own.",
+        "  repowire listen --name build --exec 'git log -1 --oneline'\n"
+        "  repowire listen --name inbox | jq -r '.from_peer + \": \" + .text'",
+    )
+    made.add_argument("--name", required=True, help="the peer's name: letters, digits, . _ -, at most 64")
+    made.add_argument(
+        "--exec",
+        dest="script",
+        metavar="CMD",
+        help="shell command for each message: its text on stdin, REPOWIRE_FROM, REPOWIRE_KIND, REPOWIRE_CORRELATION_ID"
+        " and REPOWIRE_TEXT in its environment; its stdout is the reply to an ask",
+    )
+    made.add_argument("--role", choices=protocol.ROLES, default="service", help="default %(default)s")
+    made.add_argument("-c", "--circle", help="the circle to be in (default: the daemon's choice)")
+    made.add_argument("--json", action="store_true", help="say on stdout as JSON lines when it listens and what it did")
+    return c.run(made, argv[1:], listen)
+
+
+def listen(args: argparse.Namespace) -> int:
+    logging.basicConfig(format="repowire: %(message)s", level=logging.WARNING)
+    try:
+        return asyncio.run(_listen(args))
+    except PeerDisconnectedError as ended:
+        c.fail(f"{ended} (close code {ended.code})")
+    except DaemonConnectionError as away:
+        c.fail(str(away), c.NO_DAEMON)
+    except DaemonTimeoutError as late:
+        c.fail(str(late), c.NO_DAEMON)
+
+
+async def _listen(args: argparse.Namespace) -> int:
+    """Be the peer until a signal or the daemon ends it."""
+    stopped = asyncio.Event()
+    exit_code = c.OK
+
+    def stop(code: int = c.OK) -> None:
+        nonlocal exit_code
+        exit_code = code
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    handler = Script(args.script, as_json=args.json) if args.script else Printer(lambda: stop(c.FAILED))
+    async with AsyncRepowireClient() as daemon:
+        connection = daemon.connect(
+            args.name, handler=handler, circle=args.circle, role=args.role, agent_pid=os.getpid()
+        )
+        async with connection as peer:
+            name = c.clean(peer.display_name)
+            if args.json:
+                c.put(c.to_json({"listening": True, "peer_id": peer.peer_id, "display_name": peer.display_name}))
+            c.note(f"repowire: listening as {name} ({c.clean(peer.peer_id)}); Ctrl-C ends it")
+            if name != args.name:
+                c.note(f"repowire: the name {c.clean(args.name)} is held by another peer, so this one is {name}")
+            over = asyncio.ensure_future(peer.wait_closed())
+            asked = asyncio.ensure_future(stopped.wait())
+            await asyncio.wait({over, asked}, return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            if over.done():
+                over.result()
+            over.cancel()
+    return exit_code
+
+
+# -- messages as lines ---------------------------------------------------------
+class Printer:
+    """A JSON line for each message; taken once it is written. When nobody reads any more, listening ends."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+
+    def __call__(self, message: Message) -> None:
+        try:
+            c.put(c.to_json(shown(message)))
+        except OSError:
+            with suppress(OSError):  # the interpreter flushes once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            self._stop()
+            raise
+
+
+def shown(message: Message) -> c.Json:
+    """A message as its line."""
+    return {
+        "kind": message.kind,
+        "from_peer": message.from_peer,
+        "to_peer": message.to_peer,
+        "text": message.text,
+        "correlation_id": message.correlation_id,
+        "delivery_id": message.delivery_id,
+        "reply_to": message.reply_to,
+        "attachments": list(message.attachments),
+    }
+
+
+# -- messages to a command -----------------------------------------------------
+class Script:
+    """Runs the command for each message, one after the other."""
+
+    def __init__(self, script: str, *, as_json: bool) -> None:
+        self._script, self._as_json = script, as_json
+
+    async def __call__(self, message: Message) -> str | None:
+        code, out, err = await self._run(message)
+        if err:
+            sys.stderr.write(c.clean(err, lines=True))
+            sys.stderr.flush()
+        self._report(message, code)
+        if message.kind != "ask":
+            return None
+        reply = out.rstrip() if code == 0 else f"exit {code}\n{err[-TAIL_CHARS:]}".rstrip()
+        most = protocol.MAX_TEXT_CHARS
+        return reply if len(reply) <= most else reply[: most - len(CUT)] + CUT
+
+    async def _run(self, message: Message) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr. The receipt goes once the command has been started."""
+        process = await subprocess.create_subprocess_shell(
+            self._script,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **told(message)},
+            start_new_session=True,
+        )
+        try:
+            await message.taken()
+            out, err, _ = await asyncio.gather(
+                _kept(process.stdout), _kept(process.stderr), _fed(process.stdin, message.text)
+            )
+            return await process.wait(), out, err
+        finally:
+            await _ended(process)
+
+    def _report(self, message: Message, code: int) -> None:
+        if self._as_json:
+            c.put(c.to_json({**shown(message), "exit": code}))
+        else:
+            about = f" {message.correlation_id}" if message.correlation_id else ""
+            c.note(f"repowire: {message.kind}{c.clean(about)} from {c.clean(message.from_peer)}: exit {code}")
+
+
+def told(message: Message) -> dict[str, str]:
+    """What the command finds in its environment. A NUL, which no variable can hold, is left out."""
+    text = message.text.replace("\0", "").encode("utf-8", "replace")[:ENVIRON_BYTES].decode("utf-8", "ignore")
+    return {
+        "REPOWIRE_FROM": c.clean(message.from_peer),
+        "REPOWIRE_KIND": message.kind,
+        "REPOWIRE_CORRELATION_ID": c.clean(message.correlation_id or ""),
+        "REPOWIRE_TEXT": text,
+    }
+
+
+async def _fed(stdin: asyncio.StreamWriter | None, text: str) -> None:
+    """Write the text; a command that does not read it is none the worse."""
+    assert stdin is not None
+    with suppress(BrokenPipeError, ConnectionResetError):
+        stdin.write(text.encode("utf-8", "replace"))
+        await stdin.drain()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        stdin.close()
+        await stdin.wait_closed()
+
+
+async def _kept(stream: asyncio.StreamReader | None) -> str:
+    """All that it says, of which the first OUTPUT_BYTES are kept."""
+    assert stream is not None
+    kept = bytearray()
+    while piece := await stream.read(65_536):
+        kept += piece[: OUTPUT_BYTES - len(kept)]
+    return kept.decode("utf-8", "replace")
+
+
+async def _ended(process: subprocess.Process) -> None:
+    """End the command and what it started, if it still runs: we were told to stop."""
+    if process.returncode is not None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_SECONDS):
+                await process.wait()
+                return
