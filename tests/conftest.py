@@ -104,6 +104,7 @@ async def new_mesh() -> AsyncIterator[Callable[..., Any]]:
 
     def build(home: Path, clock: Clock, **environ: str) -> Any:
         settings = {"REPOWIRE_DAEMON__AUTH_TOKEN": TOKEN, **environ}
+        config.prepare_home(home)
         opened.append(daemon.open_mesh(config.load(home, settings), clock))
         return opened[-1]
 
@@ -222,8 +223,9 @@ class Api:
 
 @pytest.fixture
 async def new_api() -> AsyncIterator[Callable[..., Any]]:
-    """`await new_api(mesh)`: an `Api` over that mesh's app, with its loops running; all are closed at the end."""
+    """`await new_api(mesh)`: an `Api` over that mesh's app, with its loops running; all are ended at the end."""
     clients: list[TestClient[Any, Any]] = []
+    loops: list[asyncio.Task[None]] = []
 
     async def build(mesh: Any) -> Api:
         from repowire import daemon
@@ -233,11 +235,17 @@ async def new_api() -> AsyncIterator[Callable[..., Any]]:
         await client.start_server()
         clients.append(client)
         mesh.auth.bind("127.0.0.1", server.port)
+        loops.extend(asyncio.create_task(run(mesh), name=name) for name, run in daemon.loops(client.app))
         return Api(client, mesh, mesh.config.daemon.auth_token)
 
     yield build
+    crashed = [task for task in loops if task.done()]
+    for task in loops:
+        task.cancel()
+    ended = await asyncio.gather(*loops, return_exceptions=True)
     for client in reversed(clients):
         await client.close()
+    assert not crashed, f"loops ended by themselves: {[(t.get_name(), e) for t, e in zip(loops, ended, strict=True)]}"
 
 
 @pytest.fixture
