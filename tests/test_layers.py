@@ -19,7 +19,7 @@ RANKS = (
     "mesh",
     "idempotency certificates sessions presence attachments reviews traces recurring",
     "peers",
-    "deliveries questions transcripts mcp_servers",
+    "claims deliveries questions transcripts mcp_servers",
     "asks messages channels",
     "sockets spawn jobs roster",
     "panes executors schedules acp",
