@@ -46,6 +46,14 @@ class Bus:
 
     def __init__(self) -> None:
         self._listeners: dict[str, set[Nudge]] = {}
+        self.closed = False
+
+    def close(self) -> None:
+        """The daemon stops: everybody is woken, and whoever waits in a request looks at `closed`."""
+        self.closed = True
+        for heard in list(self._listeners.values()):
+            for nudge in heard:
+                nudge.ring()
 
     def publish(self, topics: Iterable[str]) -> None:
         """Ring everybody who listens to one of the topics. Never raises."""
@@ -69,3 +77,7 @@ class Bus:
                 heard.discard(nudge)
                 if not heard:
                     del self._listeners[topic]
+
+    def heard(self, topic: str) -> bool:
+        """Whether somebody listens to the topic now."""
+        return topic in self._listeners

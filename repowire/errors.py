@@ -49,7 +49,8 @@ def forbidden(error: str, hint: str, **facts: Any) -> Refusal:
 
 def not_found(noun: str, name: str, hint: str | None = None, **facts: Any) -> Refusal:
     """404 `<noun>_not_found`."""
-    return Refusal(404, f"{noun}_not_found", hint or f"there is no {noun} {name!r}", **{noun: name}, **facts)
+    named: dict[str, Any] = {noun: name, **facts}
+    return Refusal(404, f"{noun}_not_found", hint or f"there is no {noun} {name!r}", **named)
 
 
 def conflict(error: str, hint: str, **facts: Any) -> Refusal:

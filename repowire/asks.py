@@ -1,0 +1,567 @@
+"""Asks: a question from one peer to another that stays open until it is answered, declined or expires.
+
+A reply is stored with the ask in the change that closes it, and then goes to whoever waits, or into the asker's
+mailbox; it is never left where nobody looks (wire.md 16, row 13).
+"""
+
+import json
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any
+
+from aiohttp import web
+
+from repowire import deliveries, peers, presence, wire
+from repowire.clock import new_id
+from repowire.deliveries import Delivery
+from repowire.errors import forbidden, gone, malformed, not_found, unavailable
+from repowire.mesh import MESH, Change, Mesh
+from repowire.peers import Peer
+from repowire.protocol import HELD, HUMAN, MAX_TEXT_CHARS, QUEUED
+
+WAIT_SECONDS, WAIT_CAP_SECONDS = 45.0, 50.0  # wire.md 1.4
+CLOSED_SECONDS = 24 * 3600.0  # how long a closed ask can still be read
+PENDING_MOST = 10
+
+# -- model and table ---------------------------------------------------------
+
+MIGRATIONS = [
+    """
+CREATE TABLE asks (
+    seq INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE,
+    from_peer TEXT NOT NULL, from_peer_id TEXT,               -- a stranger has a name and no id
+    to_peer TEXT NOT NULL, to_peer_id TEXT NOT NULL,
+    text TEXT NOT NULL, attachments TEXT, reply_to TEXT,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL,        -- unix seconds
+    closed_at REAL, close_reason TEXT,                         -- both NULL while the ask is open
+    reply TEXT, reply_attachments TEXT, replied_by TEXT,
+    reply_at_rest INTEGER NOT NULL DEFAULT 1                   -- 0: a waiter is about to take the reply
+);
+CREATE INDEX asks_open_to ON asks (to_peer_id, seq) WHERE closed_at IS NULL;
+CREATE INDEX asks_open_from ON asks (from_peer_id, seq) WHERE closed_at IS NULL;
+CREATE INDEX asks_from ON asks (from_peer_id, seq);
+CREATE INDEX asks_to ON asks (to_peer_id, seq);
+CREATE INDEX asks_open_by_expiry ON asks (expires_at) WHERE closed_at IS NULL;
+CREATE INDEX asks_closed ON asks (closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX asks_in_hand ON asks (seq) WHERE reply_at_rest = 0;
+CREATE VIEW waits AS                                           -- for whom something waits: see peers.waiting
+    SELECT peer_id FROM deliveries WHERE state IN ('queued', 'held')
+    UNION ALL SELECT to_peer_id FROM asks WHERE closed_at IS NULL
+    UNION ALL SELECT from_peer_id FROM asks WHERE closed_at IS NULL;
+"""
+]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A row of `asks`; moments are unix seconds, attachments JSON text."""
+
+    seq: int
+    correlation_id: str
+    from_peer: str
+    from_peer_id: str | None
+    to_peer: str
+    to_peer_id: str
+    text: str
+    attachments: str | None
+    reply_to: str | None
+    created_at: float
+    expires_at: float
+    closed_at: float | None
+    close_reason: str | None
+    reply: str | None
+    reply_attachments: str | None
+    replied_by: str | None
+    reply_at_rest: int
+
+
+def wait_topic(correlation_id: str) -> str:
+    """Who listens to it waits for the ask's reply."""
+    return f"wait:{correlation_id}"
+
+
+# -- queries -----------------------------------------------------------------
+
+
+def find(db: Connection, correlation_id: str) -> Ask | None:
+    """By id."""
+    row = db.execute("SELECT * FROM asks WHERE correlation_id = ?", (correlation_id,)).fetchone()
+    return Ask(*row) if row else None
+
+
+def load(db: Connection, correlation_id: str) -> Ask:
+    """By id; 404 when there is none, or it was closed more than a day ago."""
+    ask = find(db, correlation_id)
+    if ask is None:
+        raise not_found("ask", correlation_id, f"there is no ask {correlation_id!r}, or it was closed over a day ago")
+    return ask
+
+
+def list_open(db: Connection, peer_id: str, direction: str, most: int = PENDING_MOST) -> list[Ask]:
+    """Open asks to a peer (inbound), from it (outbound) or both, newest first."""
+    column = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}.get(
+        direction, "(to_peer_id = :peer OR from_peer_id = :peer)"
+    )
+    rows = db.execute(
+        f"SELECT * FROM asks WHERE {column} AND closed_at IS NULL ORDER BY seq DESC LIMIT :most",
+        {"peer": peer_id, "most": most},
+    )
+    return [Ask(*row) for row in rows]
+
+
+def waits_on(db: Connection, peer_id: str) -> tuple[int, float | None]:
+    """How many open asks a peer has to answer (counted up to 50, wire.md 1.2), and when the oldest was opened."""
+    row = db.execute(
+        "SELECT count(*), min(created_at) FROM"
+        " (SELECT created_at FROM asks WHERE to_peer_id = ? AND closed_at IS NULL ORDER BY seq LIMIT 50)",
+        (peer_id,),
+    ).fetchone()
+    return row[0], row[1]
+
+
+# -- rules -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An ask as it was posted."""
+
+    from_peer: str
+    to_peer: str
+    text: str
+    circle: str | None = None
+    bypass_circle: bool = False
+    reply_to: str | None = None
+    attachments: tuple[dict[str, Any], ...] = ()
+    keep_if_offline: bool = False
+
+
+def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
+    """Open an ask and put it into the recipient's mailbox.
+
+    404 and 409 for the recipient, 403 across circles, 503 `no_live_transport` when nobody would get it now and it was
+    not asked to be kept (wire.md 16, row 12), 429 when the mailbox is full.
+    """
+    target = peers.resolve(change.db, draft.to_peer, draft.circle)
+    sender = peers.sender_of(change.db, draft.from_peer, target.circle)
+    peers.check_circle(sender, target, bypass=draft.bypass_circle)
+    if not (draft.keep_if_offline or presence.reachable(change.db, target.peer_id) or keeps_asks(target)):
+        raise unavailable(
+            "no_live_transport",
+            f'{target.display_name} is not connected; send with if_offline: "queue" (CLI: --queue) to leave it there',
+            peer_id=target.peer_id,
+        )
+    now, config = change.now, mesh.config.daemon
+    correlation_id = new_id("ask")
+    from_peer = sender.display_name if sender else draft.from_peer
+    row = change.db.execute(
+        "INSERT INTO asks (correlation_id, from_peer, from_peer_id, to_peer, to_peer_id, text, attachments, reply_to,"
+        " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
+        (
+            correlation_id,
+            from_peer,
+            sender.peer_id if sender else None,
+            target.display_name,
+            target.peer_id,
+            draft.text,
+            json.dumps(draft.attachments) if draft.attachments else None,
+            draft.reply_to,
+            now,
+            now + config.ask_ttl_seconds,
+        ),
+    ).fetchone()
+    ask = Ask(*row)
+    change.record(
+        "ask.opened",
+        correlation_id=correlation_id,
+        **{"from": from_peer, "to": target.display_name},
+        from_peer_id=ask.from_peer_id,
+        to_peer_id=target.peer_id,
+        text=draft.text,
+        reply_to=draft.reply_to,
+        attachments=list(draft.attachments) or None,
+    )
+    delivery = deliveries.queue(
+        change,
+        target.peer_id,
+        _frame(ask, draft),
+        trace=correlation_id,
+        from_peer_id=ask.from_peer_id,
+        expires_at=ask.expires_at,
+        most=config.delivery_queue_max_per_peer,
+    )
+    if draft.reply_to:
+        _close_by_reply(change, draft.reply_to)
+    return ask, delivery
+
+
+def keeps_asks(peer: Peer) -> bool:
+    """A peer without a socket that fetches its mail, and the human, have asks kept for them (wire.md 1.11, 8)."""
+    return peer.role == HUMAN or peer.details.get("repowire_cli_fallback") is True
+
+
+def _frame(ask: Ask, draft: Draft) -> dict[str, Any]:
+    cid = ask.correlation_id
+    frame: dict[str, Any] = {
+        "type": "ask",
+        "correlation_id": cid,
+        "from_peer": ask.from_peer,
+        "to_peer": ask.to_peer,
+        "text": f'{ask.text.rstrip()}\n↳ ack("{cid}") or ack("{cid}", "reply")',
+    }
+    if draft.attachments:
+        frame["attachments"] = list(draft.attachments)
+    if draft.reply_to:
+        frame["reply_to"] = draft.reply_to
+    return frame
+
+
+def _close_by_reply(change: Change, correlation_id: str) -> None:
+    """A later ask that names an open one in `reply_to` answers it (wire.md 5.1)."""
+    if _close(change, correlation_id, "reply_to"):
+        change.record("ask.closed", correlation_id=correlation_id, reason="reply_to")
+        deliveries.answered(change, correlation_id)
+
+
+def _close(change: Change, correlation_id: str, reason: str) -> bool:
+    """The guarded UPDATE; False when the ask was closed before."""
+    done = change.db.execute(
+        "UPDATE asks SET closed_at = ?, close_reason = ? WHERE correlation_id = ? AND closed_at IS NULL",
+        (change.now, reason, correlation_id),
+    )
+    return done.rowcount == 1
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an ack says; nothing at all is a bare ack."""
+
+    text: str | None = None
+    attachments: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def bare(self) -> bool:
+        return not self.text and not self.attachments
+
+
+def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str | None = None) -> Delivery | None:
+    """Close an ask; returns the delivery of its reply, if one goes into a mailbox.
+
+    The same ack again changes nothing; another reply is gone (410), so that none is lost silently.
+    """
+    ask = load(change.db, correlation_id)
+    if not _close(change, correlation_id, "ack" if reply.bare else "ack_with_msg"):
+        if not reply.bare and (reply.text, _packed(reply)) != (ask.reply, ask.reply_attachments):
+            raise gone(
+                "ask_closed",
+                f"{correlation_id} was closed already ({ask.close_reason}); the asker got the first reply",
+                closed_at=wire.moment(ask.closed_at),
+                close_reason=ask.close_reason,
+            )
+        return None
+    awaited = mesh.bus.heard(wait_topic(correlation_id))
+    if not reply.bare:
+        change.db.execute(
+            "UPDATE asks SET reply = ?, reply_attachments = ?, replied_by = ?, reply_at_rest = ?"
+            " WHERE correlation_id = ?",
+            (reply.text, _packed(reply), by or ask.to_peer, 0 if awaited else 1, correlation_id),
+        )
+    change.record(
+        "ask.acked",
+        correlation_id=correlation_id,
+        **{"from": by or ask.to_peer, "to": ask.from_peer},
+        from_peer_id=ask.to_peer_id,
+        to_peer_id=ask.from_peer_id,
+        status="ack" if reply.bare else "ack_with_msg",
+        text=reply.text,
+    )
+    change.record("ask.closed", correlation_id=correlation_id, reason="ack" if reply.bare else "ack_with_msg")
+    deliveries.answered(change, correlation_id)
+    if awaited:
+        change.ring(wait_topic(correlation_id))
+        return None
+    return None if reply.bare else push_reply(change, mesh, load(change.db, correlation_id))
+
+
+def _packed(reply: Reply) -> str | None:
+    return json.dumps(reply.attachments) if reply.attachments else None
+
+
+def push_reply(change: Change, mesh: Mesh, ask: Ask) -> Delivery | None:
+    """Send the reply to the asker as a notify. A stranger has no mailbox; the human's replies wait with the ask."""
+    change.db.execute("UPDATE asks SET reply_at_rest = 1 WHERE correlation_id = ?", (ask.correlation_id,))
+    asker = peers.find(change.db, ask.from_peer_id) if ask.from_peer_id else None
+    if asker is None or (asker.role == HUMAN and not presence.reachable(change.db, asker.peer_id)):
+        return None
+    return _tell_asker(
+        change, mesh, ask, asker, f"[ack #{ask.correlation_id} from @{ask.replied_by or ask.to_peer}] {ask.reply or ''}"
+    )
+
+
+def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) -> Delivery:
+    frame = {"type": "notify", "from_peer": ask.to_peer, "to_peer": asker.display_name, "text": text}
+    if ask.reply_attachments:
+        frame["attachments"] = json.loads(ask.reply_attachments)
+    # A reply is the end of something that was accepted: a full mailbox does not refuse it.
+    return deliveries.queue(
+        change,
+        asker.peer_id,
+        frame,
+        trace=ask.correlation_id,
+        from_peer_id=ask.to_peer_id,
+        expires_at=change.now + mesh.config.daemon.delivery_queue_ttl_seconds,
+        most=2**31,
+    )
+
+
+def end(change: Change, mesh: Mesh, ask: Ask, reason: str, words: str) -> None:
+    """Close an ask that nobody will answer, and tell the asker once how it ended (wire.md 16, row 26)."""
+    if not _close(change, ask.correlation_id, reason):
+        return
+    change.record("ask.closed", correlation_id=ask.correlation_id, reason=reason)
+    deliveries.cancel(change, ask.correlation_id, reason)
+    change.ring(wait_topic(ask.correlation_id))
+    asker = peers.find(change.db, ask.from_peer_id) if ask.from_peer_id else None
+    if asker is not None and asker.role != HUMAN:
+        _tell_asker(change, mesh, ask, asker, f"[ask #{ask.correlation_id} to @{ask.to_peer} {reason}] {words}")
+
+
+async def wait(mesh: Mesh, correlation_id: str, seconds: float) -> Ask:
+    """Wait until an ask is closed, at most `seconds`; the row is the truth, the nudge only the wake-up."""
+    with mesh.bus.listen(wait_topic(correlation_id)) as nudge:
+        ask, end_at = load(mesh.db.conn, correlation_id), mesh.clock.now() + seconds
+        while ask.closed_at is None and not mesh.bus.closed and (left := end_at - mesh.clock.now()) > 0:
+            await nudge.wait(left)
+            ask = load(mesh.db.conn, correlation_id)
+        return ask
+
+
+def taken(change: Change, correlation_id: str) -> None:
+    """A waiter has the reply in hand."""
+    change.db.execute("UPDATE asks SET reply_at_rest = 1 WHERE correlation_id = ?", (correlation_id,))
+
+
+# -- loop --------------------------------------------------------------------
+
+WAKES = ("ask.stale",)
+
+
+def at_start(mesh: Mesh) -> None:
+    """A reply that a waiter was about to take when the daemon died goes to the asker's mailbox."""
+    with mesh.change() as change:
+        for row in change.db.execute("SELECT * FROM asks WHERE reply_at_rest = 0").fetchall():
+            push_reply(change, mesh, Ask(*row))
+
+
+def tick(mesh: Mesh) -> float:
+    """Asks that nobody answered in their time end, and the asker hears of it; old closed ones go."""
+    now = mesh.clock.now()
+    rows = mesh.db.conn.execute("SELECT * FROM asks WHERE closed_at IS NULL AND expires_at <= ? LIMIT 100", (now,))
+    for row in rows.fetchall():
+        with mesh.change() as change:
+            end(change, mesh, Ask(*row), "expired", "nobody answered it in its time")
+    if mesh.db.conn.execute("SELECT 1 FROM asks WHERE closed_at <= ? LIMIT 1", (now - CLOSED_SECONDS,)).fetchone():
+        with mesh.change() as change:
+            change.db.execute("DELETE FROM asks WHERE closed_at <= ?", (now - CLOSED_SECONDS,))
+    row = mesh.db.conn.execute("SELECT min(expires_at) FROM asks WHERE closed_at IS NULL").fetchone()
+    return max(0.05, min(60.0, row[0] - now)) if row[0] is not None else 60.0
+
+
+# -- wire --------------------------------------------------------------------
+
+
+def as_json(db: Connection, ask: Ask) -> dict[str, Any]:
+    """An ask as the lists show it."""
+    delivery = deliveries.of_trace(db, ask.correlation_id)
+    return {
+        "correlation_id": ask.correlation_id,
+        "from_peer": ask.from_peer,
+        "to_peer": ask.to_peer,
+        "from_peer_id": ask.from_peer_id,
+        "to_peer_id": ask.to_peer_id,
+        "text": ask.text,
+        "reply_to": ask.reply_to,
+        "created_at": wire.moment(ask.created_at),
+        "state": "open" if ask.closed_at is None else "closed",
+        "closed_at": wire.moment(ask.closed_at),
+        "close_reason": ask.close_reason,
+        "reply": ask.reply,
+        "replied_by": ask.replied_by,
+        "delivery_state": delivery.state if delivery else None,
+        "delivery_reason": delivery.reason if delivery else None,
+    }
+
+
+async def post_ask(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    draft = Draft(
+        from_peer=_speaker(mesh, request, body),
+        to_peer=body.text("to_peer"),
+        text=body.text("text", max_chars=MAX_TEXT_CHARS),
+        circle=body.optional_identifier("circle"),
+        bypass_circle=body.flag("bypass_circle"),
+        reply_to=body.optional_text("reply_to", max_chars=64),
+        attachments=tuple(body.records("attachments")),
+        keep_if_offline=body.choice("if_offline", ("queue", "refuse"), "refuse") == "queue",
+    )
+    with mesh.change() as change:
+        ask, delivery = open_ask(change, mesh, draft)
+    delivery = await deliveries.written(mesh, delivery)
+    return wire.reply(
+        {
+            "correlation_id": ask.correlation_id,
+            "error": None,
+            "to_peer": ask.to_peer,
+            "to_peer_id": ask.to_peer_id,
+            "delivery_id": delivery.delivery_id,
+            **standing(delivery),
+        }
+    )
+
+
+def standing(delivery: Delivery) -> dict[str, Any]:
+    """The published words for a delivery, and beside them the honest one (wire.md 16, row 15)."""
+    waits = delivery.state in (QUEUED, HELD)
+    return {
+        "delivery_state": "queued" if waits else "delivered",
+        "delivered": not waits,
+        "queued": waits,
+        "state": delivery.state,
+    }
+
+
+def _speaker(mesh: Mesh, request: web.Request, body: wire.Body) -> str:
+    """Who sends: the named peer, the agent that calls, or the human."""
+    spoken = peers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
+    return spoken if spoken is not None else peers.human(mesh).peer_id
+
+
+async def post_ack(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    correlation_id = body.text("correlation_id", max_chars=64)
+    reply = Reply(body.optional_text("message", max_chars=MAX_TEXT_CHARS) or None, tuple(body.records("attachments")))
+    caller = peers.calling(mesh, request)
+    with mesh.change() as change:
+        ask = load(change.db, correlation_id)
+        if caller is not None and caller.peer_id != ask.to_peer_id:
+            raise forbidden(
+                "not_the_asked", f"{correlation_id} was asked of {ask.to_peer}, you are {caller.display_name}"
+            )
+        delivery = ack(change, mesh, correlation_id, reply)
+    if delivery is not None:
+        return wire.reply({"ok": True, **standing(await deliveries.written(mesh, delivery))})
+    return wire.reply({"ok": True})
+
+
+async def get_pending(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    pane_id, name = request.query.get("pane_id"), request.query.get("peer_id")
+    direction = request.query.get("direction", "inbound")
+    if (pane_id is None) == (name is None):
+        raise malformed("give exactly one of pane_id and peer_id")
+    if direction not in ("inbound", "outbound", "both"):
+        raise malformed("direction must be inbound, outbound or both")
+    db = mesh.db.conn
+    peer = peers.by_pane(db, pane_id) if pane_id else peers.resolve(db, name or "")
+    if peer is None:
+        raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
+    peers.may_read(mesh, request, peer)
+    return wire.reply(
+        {
+            "asks": [
+                {
+                    "correlation_id": ask.correlation_id,
+                    "from_peer": ask.from_peer,
+                    "to_peer": ask.to_peer,
+                    "text": ask.text,
+                    "created_at": wire.moment(ask.created_at),
+                    "direction": "inbound" if ask.to_peer_id == peer.peer_id else "outbound",
+                }
+                for ask in list_open(db, peer.peer_id, direction)
+            ]
+        }
+    )
+
+
+async def get_history(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    direction = wire.word(request, "direction", ("inbound", "outbound", "both"), "both") or "both"
+    state = wire.word(request, "state", ("open", "closed", "answered"))
+    most, before = wire.whole(request, "limit", default=50), wire.cursor(request)
+    name = request.query.get("peer_id")
+    peer = peers.resolve(mesh.db.conn, name) if name else None
+    if peer is not None:
+        peers.may_read(mesh, request, peer)
+    where, facts = ["seq < :before"], {"before": before if before is not None else 2**62, "most": most + 1}
+    if peer is not None:
+        side = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}
+        where.append(side.get(direction, "(to_peer_id = :peer OR from_peer_id = :peer)"))
+        facts["peer"] = peer.peer_id  # type: ignore[assignment]
+    if state is not None:
+        where.append({"open": "closed_at IS NULL", "closed": "closed_at IS NOT NULL"}.get(state, "reply IS NOT NULL"))
+    rows = mesh.db.conn.execute(
+        f"SELECT * FROM asks WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most", facts
+    ).fetchall()
+    found = [Ask(*row) for row in rows[:most]]
+    return wire.reply(
+        {
+            "asks": [as_json(mesh.db.conn, ask) for ask in found],
+            "next": wire.next_cursor(found[-1].seq) if len(rows) > most else None,
+        }
+    )
+
+
+async def post_wait(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    correlation_id = request.match_info["correlation_id"]
+    body = await wire.read(request, empty_ok=True)
+    seconds = body.seconds("timeout_seconds", default=WAIT_SECONDS, at_most=WAIT_CAP_SECONDS, cap=True)
+    ask = load(mesh.db.conn, correlation_id)
+    _may_wait(mesh, request, body, ask)
+    ask = await wait(mesh, correlation_id, max(0.0, seconds) if seconds else WAIT_SECONDS)
+    if request.transport is None or request.transport.is_closing():
+        # The waiter left: its reply is pushed, unless another waiter is there to take it.
+        if ask.closed_at is not None and not ask.reply_at_rest and not mesh.bus.heard(wait_topic(correlation_id)):
+            with mesh.change() as change:
+                push_reply(change, mesh, ask)
+    elif not ask.reply_at_rest:
+        with mesh.change() as change:
+            taken(change, correlation_id)
+    return wire.reply(_waited(ask))
+
+
+def _may_wait(mesh: Mesh, request: web.Request, body: wire.Body, ask: Ask) -> None:
+    asker = peers.spoken_for(mesh, request, body.optional_text("peer_id", max_chars=128))
+    if asker not in (None, ask.from_peer, ask.from_peer_id):
+        raise forbidden(
+            "not_the_asker",
+            f"only {ask.from_peer} waits for this answer",
+            correlation_id=ask.correlation_id,
+            asker=ask.from_peer,
+        )
+
+
+def _waited(ask: Ask) -> dict[str, Any]:
+    closed = ask.closed_at is not None
+    return {
+        "correlation_id": ask.correlation_id,
+        "status": "resolved" if closed else "pending",
+        "reply": ask.reply,
+        "outcome": None,
+        "option_id": None,
+        "message": None,
+        "close_reason": ask.close_reason,
+        "responder": (ask.replied_by or ask.to_peer) if closed else None,
+        "attachments": json.loads(ask.reply_attachments) if ask.reply_attachments else [],
+    }
+
+
+ROUTES = [
+    web.post("/ask", post_ask),
+    web.post("/ack", post_ack),
+    web.get("/asks/pending", get_pending),
+    web.get("/asks/history", get_history),
+    web.post("/asks/{correlation_id}/wait", post_wait),
+]

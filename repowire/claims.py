@@ -1,0 +1,289 @@
+"""Claims: how a newcomer becomes a peer, as itself come back or as a new one.
+
+An identity is taken over only with proof (wire.md 16, row 9): a certificate's nonce, the same pane with the same live
+process, or, while nobody holds it, the same backend and path. Otherwise the newcomer is a new peer.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from repowire import certificates, peers, presence, wire
+from repowire.errors import conflict, forbidden
+from repowire.mesh import MESH, Change, Mesh
+from repowire.peers import Peer
+from repowire.protocol import BACKENDS, CIRCLE_SOURCES, DEFAULT_CIRCLE, HUMAN, ROLES, TURN_STATES, is_identifier
+
+SESSION_KEYS = ("hook_session_id", "runtime_session_id", "session_id")  # where clients put the runtime's session id
+
+# -- model ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a newcomer says of itself, over HTTP or in the first frame of a WebSocket."""
+
+    name: str | None
+    backend: str = "claude-code"
+    role: str = "agent"
+    circle: str | None = None
+    circle_source: str | None = None
+    path: str | None = None
+    machine: str | None = None
+    tmux_session: str | None = None
+    pane_id: str | None = None
+    model: str | None = None
+    agent_pid: int | None = None
+    agent_started: float | None = None  # filled in by the daemon, never by the newcomer
+    parent_pid: int | None = None
+    turn_state: str | None = None
+    peer_id: str | None = None
+    certificate: object = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def session(self) -> str | None:
+        """The runtime's session id, where the metadata has one."""
+        for key in SESSION_KEYS:
+            if isinstance(self.metadata.get(key), str) and self.metadata[key]:
+                return str(self.metadata[key])
+        return None
+
+
+def folder_name(path: str | None) -> str:
+    """A name from the last part of a path: other characters become `-`, runs collapse (wire.md 4)."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path or "").name).strip("-")
+    return cleaned[:64] or "peer"
+
+
+# -- rules ---------------------------------------------------------------------
+
+
+def register(change: Change, claim: Claim, *, circles: str = "one", connected: bool = False) -> tuple[Peer, bool]:
+    """Let a newcomer in, as itself come back or as a new peer; the flag says whether it got its pane.
+
+    `connected` is for a claim over a live socket, which is online whatever it says. 409 `peer_retired` when it names
+    an identity that ended and shows no live process.
+    """
+    circle = _circle(claim, circles)
+    peer = _same(change, claim, circle, connected)
+    back = peer is not None
+    peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
+    if claim.pane_id:
+        peers.displace(change, peer, claim.pane_id)
+    if claim.agent_started is not None:
+        presence.note(change, peer.peer_id, presence.PROCESS, "alive", f"pid {claim.agent_pid}")
+    elif not presence.lives(change.db, peer.peer_id):
+        presence.forget(change, peer.peer_id, presence.PROCESS)  # what ended was an earlier life
+    # A pane's agent is online when its ws-hook is (wire.md 1.2, initial status).
+    held_back = claim.pane_id is not None and claim.session is not None and not connected
+    if not (held_back and presence.reachable(change.db, peer.peer_id)):
+        peers.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
+    change.record(
+        "peer.returned" if back else "peer.registered",
+        peer_id=peer.peer_id,
+        name=peer.display_name,
+        circle=peer.circle,
+        backend=peer.backend,
+        path=peer.path,
+        pid=claim.agent_pid,
+    )
+    return peer, True
+
+
+def _circle(claim: Claim, circles: str) -> str:
+    if claim.circle_source in ("tmux", "fallback") and circles == "one":
+        return DEFAULT_CIRCLE  # a tmux session is no circle unless the config says so (wire.md 16, row 28)
+    if claim.circle is None and circles == "tmux" and claim.tmux_session and is_identifier(claim.tmux_session):
+        return claim.tmux_session
+    return claim.circle or DEFAULT_CIRCLE
+
+
+def _same(change: Change, claim: Claim, circle: str, connected: bool) -> Peer | None:
+    """The identity that the newcomer proves to be its own, or None."""
+    if claim.peer_id is not None and (peer := peers.find(change.db, claim.peer_id)) is not None:
+        return peer if _proved(change, peer, claim) else None
+    if claim.session is not None:
+        peer = peers.by_session(change.db, claim.session, claim.backend)
+        if peer is not None and not (connected and presence.reachable(change.db, peer.peer_id)):
+            return peer
+    for peer in peers.at_path(change.db, claim.backend, claim.path):
+        if peer.retired_at is not None and claim.agent_started is None:
+            continue  # its identity ended, and nothing shows a new life
+        if _same_pane(peer, claim) or _same_name(change, peer, claim, circle):
+            return peer
+    return None
+
+
+def _proved(change: Change, peer: Peer, claim: Claim) -> bool:
+    """Whether a claim by id holds; one that does not leaves an event, and the newcomer becomes a new peer."""
+    if certificates.holder(change.db, claim.certificate, change.now) == peer.peer_id:
+        return True
+    if peer.retired_at is not None and claim.agent_started is None:
+        if change.now - peer.retired_at < peers.TOMBSTONE_SECONDS:
+            raise conflict(
+                "peer_retired",
+                f"{peer.peer_id} ended; register without a peer_id, or with the agent_pid of a live process",
+                peer_id=peer.peer_id,
+            )
+        return False
+    held = presence.reachable(change.db, peer.peer_id)
+    same_place = peer.backend == claim.backend and (not peer.path or not claim.path or peer.path == claim.path)
+    if _same_pane(peer, claim) or (same_place and not held):
+        return True
+    change.record("peer.claim_refused", peer_id=peer.peer_id, reason="held" if held else "another backend or path")
+    return False
+
+
+def _same_pane(peer: Peer, claim: Claim) -> bool:
+    return (
+        claim.pane_id is not None
+        and (peer.pane_id, peer.agent_pid, peer.agent_started) == (claim.pane_id, claim.agent_pid, claim.agent_started)
+        and claim.agent_started is not None
+    )
+
+
+def _same_name(change: Change, peer: Peer, claim: Claim, circle: str) -> bool:
+    """A script without a pane comes back under its name while nobody holds it: its mail is its own (wire.md 16, 8)."""
+    wanted = claim.name or folder_name(claim.path)
+    return (
+        (peer.display_name, peer.circle) == (wanted, circle)
+        and peer.pane_id is None
+        and claim.pane_id is None
+        and presence.of(change.db, peer.peer_id) == presence.OFFLINE
+    )
+
+
+def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
+    """The peer that came back: what it says now replaces what it said; its name and circle stay."""
+    peers.change_columns(
+        change,
+        peer.peer_id,
+        display_name=peers.free_name(change, peer.display_name, peer.circle, peer.peer_id),
+        role=peer.role if claim.role == "agent" else claim.role,
+        path=claim.path or peer.path,
+        machine=claim.machine or peer.machine,
+        tmux_session=claim.tmux_session or peer.tmux_session,
+        pane_id=claim.pane_id or peer.pane_id,
+        model=claim.model or peer.model,
+        agent_pid=claim.agent_pid or peer.agent_pid,
+        agent_started=claim.agent_started if claim.agent_pid else peer.agent_started,
+        parent_pid=claim.parent_pid or peer.parent_pid,
+        session=claim.session or peer.session,
+        metadata=json.dumps({**peer.details, **claim.metadata}),
+        turn_state=claim.turn_state or peer.turn_state,
+        last_seen=change.now,
+        retired_at=None,
+        hidden_at=None,
+    )
+    if peer.retired_at is not None:
+        presence.note(change, peer.peer_id, presence.IDENTITY, "current")
+    return peers.load(change.db, peer.peer_id)
+
+
+def _insert(change: Change, claim: Claim, circle: str) -> Peer:
+    return peers.insert(
+        change,
+        claim.name or folder_name(claim.path),
+        circle,
+        role=claim.role,
+        backend=claim.backend,
+        path=claim.path,
+        machine=claim.machine,
+        tmux_session=claim.tmux_session,
+        pane_id=claim.pane_id,
+        model=claim.model,
+        agent_pid=claim.agent_pid,
+        agent_started=claim.agent_started,
+        parent_pid=claim.parent_pid,
+        session=claim.session,
+        metadata=json.dumps(claim.metadata),
+        turn_state=claim.turn_state,
+    )
+
+
+# -- wire ----------------------------------------------------------------------
+
+
+def claim_of(mesh: Mesh, body: wire.Body, *, name: str) -> Claim:
+    """A claim from a registration or a connect frame; `name` is the field that carries the name."""
+    pid = body.optional_whole("agent_pid", least=1)
+    path = body.optional_text("path", max_chars=4096)
+    return Claim(
+        name=body.optional_identifier(name),
+        backend=body.choice("backend", BACKENDS, "claude-code") or "claude-code",
+        role=body.choice("role", ROLES, "agent") or "agent",
+        circle=body.optional_identifier("circle"),
+        circle_source=body.choice("circle_source", CIRCLE_SOURCES),
+        path=os.path.normpath(path) if path else None,
+        machine=body.optional_text("machine", max_chars=255),
+        tmux_session=body.optional_text("tmux_session", max_chars=255),
+        pane_id=body.optional_text("pane_id", max_chars=64),
+        model=body.optional_text("model", max_chars=255),
+        agent_pid=pid,
+        agent_started=mesh.procs.started(pid) if pid else None,
+        parent_pid=body.optional_whole("parent_pid", least=1),
+        turn_state=body.choice("turn_state", TURN_STATES),
+        peer_id=body.optional_text("peer_id", max_chars=128),
+        certificate=body.fields.get("birth_certificate"),
+        metadata=body.record("metadata"),
+    )
+
+
+def certify(change: Change, peer: Peer) -> dict[str, Any]:
+    """A birth certificate in the published shape (wire.md 1.2)."""
+    return certificates.issue(
+        change,
+        peer.peer_id,
+        {
+            "display_name": peer.display_name,
+            "backend": peer.backend,
+            "project_path": peer.path or "",
+            "runtime_session_id": peer.session,
+            "pane_id": peer.pane_id,
+            "agent_pid": peer.agent_pid,
+            "parent_pid": peer.parent_pid,
+            "metadata": {"circle": peer.circle, "role": peer.role},
+        },
+    )
+
+
+async def post_peer(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    body.text("name", max_chars=64)
+    claim = claim_of(mesh, body, name="name")
+    may_claim(mesh, request, claim)
+    with mesh.change() as change:
+        peer, assigned = register(change, claim, circles=mesh.config.mesh.circles)
+        certificate = certify(change, peer)
+    watch(mesh, peer)
+    return wire.reply(
+        {
+            "ok": True,
+            "peer_id": peer.peer_id,
+            "display_name": peer.display_name,
+            "pane_assigned": assigned,
+            "birth_certificate": certificate,
+        }
+    )
+
+
+def may_claim(mesh: Mesh, request: web.Request, claim: Claim) -> None:
+    """An agent does not make itself the human: that role answers approvals (wire.md 16, row 27)."""
+    if claim.role == HUMAN and peers.calling(mesh, request) is not None:
+        raise forbidden("role_human", "an agent cannot register as the human; use role agent or service")
+
+
+def watch(mesh: Mesh, peer: Peer) -> None:
+    """Be told when the peer's process ends; it may have ended already."""
+    if peer.agent_pid and peer.agent_started is not None and not mesh.procs.watch(peer.agent_pid, peer.agent_started):
+        peers.process_ended(mesh, peer.agent_pid, peer.agent_started)
+
+
+ROUTES = [web.post("/peers", post_peer), web.post("/peer/register", post_peer)]

@@ -1,0 +1,276 @@
+"""The daemon: the list of concerns and loops, how they start, serve and stop. A rule in here has lost its way."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from aiohttp import web
+
+from repowire import (
+    __version__,
+    asks,
+    auth,
+    certificates,
+    claims,
+    deliveries,
+    doctor,
+    messages,
+    peers,
+    presence,
+    roster,
+    sockets,
+    traces,
+    wire,
+)
+from repowire import mesh as mesh_module
+from repowire.auth import AUTH, Auth, check_bind
+from repowire.bus import Bus
+from repowire.clock import Clock, SystemClock
+from repowire.config import Config, ConfigError, prepare_home, read_token, socket_address, tcp_token, write_token
+from repowire.db import Database, Lock, lock_home
+from repowire.errors import conflict
+from repowire.ledger import Ledger
+from repowire.mesh import FORGIVEN, MESH, Mesh, loop, settle
+from repowire.procs import Procs
+from repowire.protocol import MAX_BODY_BYTES
+
+log = logging.getLogger("repowire")
+
+TABLES: list[tuple[str, ModuleType]] = [
+    ("mesh", mesh_module),
+    ("certificates", certificates),
+    ("presence", presence),
+    ("traces", traces),
+    ("peers", peers),
+    ("deliveries", deliveries),
+    ("asks", asks),
+]
+CONCERNS: list[ModuleType] = [asks, claims, deliveries, doctor, messages, peers, roster, sockets, traces]
+TICKS: list[ModuleType] = [peers, deliveries, asks, traces]
+TOUCHES = frozenset({"/peers/{name}/touch"})  # a restart may forget them
+
+BACKLOG = 1024
+SWITCH_SECONDS = 0.001  # the sync thread gets the interpreter back soon after its fdatasync, not after 5 ms
+
+STOP = web.AppKey("stop", asyncio.Event)
+Loop = Callable[[Mesh], Awaitable[None]]
+
+
+# -- opening -----------------------------------------------------------------
+
+
+def open_mesh(
+    config: Config, clock: Clock | None = None, on_failure: Callable[[BaseException], None] | None = None
+) -> Mesh:
+    """The stores and edges, opened and brought up to date. The home exists and is ours."""
+    clock = clock or SystemClock()
+    ledger = Ledger(config.traces_dir, segment_bytes=config.ledger.segment_bytes)
+    db = Database(
+        config.database_path,
+        also_sync=[ledger.sync],
+        on_failure=on_failure,
+        checkpoint_bytes=config.store.checkpoint_bytes,
+        checkpoint_seconds=config.store.checkpoint_seconds,
+    )
+    for concern, module in TABLES:
+        db.migrate(concern, module.MIGRATIONS)
+    bus = Bus()
+    procs = Procs(on_end=partial(_ended, bus))
+    mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
+    ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
+    for recover in (presence.close_all_sockets, deliveries.at_start, asks.at_start):
+        recover(mesh)
+    return mesh
+
+
+def _ended(bus: Bus, pid: int, started: float) -> None:
+    """A watched process ended: `peers.tick` looks which."""
+    bus.publish(("process.ended",))
+
+
+def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
+    """Every route of every concern behind the door and the one shape of refusals."""
+    app = web.Application(middlewares=[wire.refusals, auth.admit], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(settle)
+    app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
+    app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
+    app.on_shutdown.append(_let_go)
+    for concern in CONCERNS:
+        app.add_routes(concern.ROUTES)
+    app.add_routes([web.post("/shutdown", post_shutdown), web.post("/auth/rotate", post_rotate)])
+    _add_dashboard(app)
+    return app
+
+
+async def _let_go(app: web.Application) -> None:
+    """Whoever waits in a request answers now, and every peer's socket is closed."""
+    app[MESH].bus.close()
+    await app[sockets.SOCKETS].close_all()
+
+
+def _add_dashboard(app: web.Application) -> None:
+    """The dashboard's files as they lie: beside the package in a checkout, inside it in a wheel."""
+    here = Path(__file__).parent
+    folder = next((one for one in (here / "dashboard", here.parent / "dashboard") if one.is_dir()), None)
+    if folder is None:
+        return
+
+    async def get_page(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(folder / "index.html", headers=PAGE_HEADERS)
+
+    app.add_routes([web.get("/", get_page), web.get("/dashboard", get_page)])
+    app.router.add_static("/static", folder)
+
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+async def post_shutdown(request: web.Request) -> web.Response:
+    request.app[STOP].set()
+    return wire.reply({"status": "shutting_down"})
+
+
+async def post_rotate(request: web.Request) -> web.Response:
+    """A new token; every socket that came with the old one is closed at once."""
+    mesh = request.app[MESH]
+    if mesh.config.daemon.auth_token is not None:
+        raise conflict("token_in_config", "the token is set in the config (daemon.auth_token): change it there")
+    mesh.auth.rotate(mesh.config.home)
+    mesh.announce("token.rotated")
+    return wire.reply({"ok": True, "token_file": str(mesh.config.token_path)})
+
+
+# -- serving -----------------------------------------------------------------
+
+
+async def keep(mesh: Mesh, run: Loop, name: str) -> None:
+    """Run a loop for ever: a crash is logged and recorded, and the loop starts again a second later."""
+    while True:
+        try:
+            await run(mesh)
+        except Exception as exc:
+            log.exception("%s crashed", name)
+            mesh.announce("task.crashed", task=name, error=repr(exc))
+        await mesh.clock.sleep(1)
+
+
+def loops(app: web.Application) -> list[tuple[str, Loop]]:
+    """What runs beside the requests."""
+    ticks: list[tuple[str, Loop]] = [(concern.__name__, partial(_ticking, concern=concern)) for concern in TICKS]
+    return [("repowire.sockets", app[sockets.SOCKETS].run), *ticks]
+
+
+async def _ticking(mesh: Mesh, concern: ModuleType) -> None:
+    await loop(mesh, concern.tick, concern.WAKES)
+
+
+async def serve(config: Config, *, as_json: bool = False) -> int:
+    """Serve until SIGTERM, SIGINT or POST /shutdown; returns the exit code.
+
+    Raises ConfigError, HomeBusy (another daemon has this home) and StoreError, whose texts are for people.
+    """
+    prepare_home(config.home)
+    lock = lock_home(config)
+    try:
+        if config.daemon.auth_token is None and read_token(config.home) is None:
+            write_token(config.home)
+        check_bind(config.daemon.host, tcp_token(config))
+        failed: list[BaseException] = []
+        stop = asyncio.Event()
+
+        def disk_failed(error: BaseException) -> None:
+            failed.append(error)
+            stop.set()
+
+        mesh = open_mesh(config, on_failure=disk_failed)
+        try:
+            await _run(mesh, lock, stop, as_json)
+        finally:
+            mesh.procs.close()
+            mesh.ledger.close()
+            mesh.db.close()
+        return 1 if failed else 0
+    finally:
+        lock.release()
+
+
+async def _run(mesh: Mesh, lock: Lock, stop: asyncio.Event, as_json: bool) -> None:
+    """Listen, say so, run the loops until told to stop; then stop listening, finish requests, cancel the loops."""
+    config = mesh.config
+    app = build_app(mesh, stop)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=config.daemon.drain_seconds, handle_signals=False)
+    await runner.setup()
+    try:
+        port = await _listen(runner, config)
+        mesh.auth.bind(config.daemon.host, port)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(keep(mesh, run, name), name=name) for name, run in loops(app)]
+            mesh.announce("daemon.started", pid=os.getpid(), port=port, version=__version__)
+            await mesh.db.on_disk()
+            lock.write(config.daemon.host, port, mesh.clock.now())
+            _say_ready(config, port, as_json)
+            await stop.wait()
+            await runner.cleanup()
+            for task in running:
+                task.cancel()
+    finally:
+        await runner.cleanup()
+        with suppress(FileNotFoundError):
+            config.socket_path.unlink()
+        mesh.announce("daemon.stopped", pid=os.getpid())
+
+
+async def _listen(runner: web.AppRunner, config: Config) -> int:
+    """TCP and the private Unix socket at once; returns the TCP port."""
+    with suppress(FileNotFoundError):
+        config.socket_path.unlink()  # the home's lock is ours, so a socket file is a dead daemon's
+    umask = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, socket_address(config.socket_path), backlog=BACKLOG).start()
+    finally:
+        os.umask(umask)
+    site = web.TCPSite(runner, config.daemon.host, config.daemon.port, backlog=BACKLOG)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {config.daemon.host}:{config.daemon.port}: {error.strerror};"
+            " stop what listens there, or choose another --port"
+        ) from None
+    server = site._server
+    assert isinstance(server, asyncio.Server)
+    return int(server.sockets[0].getsockname()[1])
+
+
+def _say_ready(config: Config, port: int, as_json: bool) -> None:
+    """The line that says the store is open and both sockets serve."""
+    host, path = config.daemon.host, str(config.socket_path)
+    if as_json:
+        facts = {"ready": True, "port": port, "host": host, "socket": path, "pid": os.getpid()}
+        print(json.dumps({**facts, "home": str(config.home), "version": __version__}), flush=True)
+    else:
+        shown = f"[{host}]" if ":" in host else host
+        print(f"repowire {__version__} ready on http://{shown}:{port} and {path} (pid {os.getpid()})", flush=True)
+
+
+def main(config: Config, *, json: bool = False) -> int:
+    """Run the daemon in this process."""
+    level = config.daemon.log_level.upper()
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    sys.setswitchinterval(SWITCH_SECONDS)
+    return asyncio.run(serve(config, as_json=json))

@@ -1,0 +1,458 @@
+"""Deliveries: one thing in front of one peer, once. The mailbox's order is owned here.
+
+`queued → leased → handed → seen → answered`, with `held` (and a reason), `failed`, `expired` and `unknown`. Every taker
+uses one guarded UPDATE, `lease`; every receipt comes through one door, `receipt`. Never a stronger word than the proof:
+what was sent and not receipted is `leased`, past its lease `unknown`, and what is unknown is never sent again.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from sqlite3 import Connection, Row
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from repowire import peers, presence, wire
+from repowire.clock import new_id
+from repowire.errors import malformed, not_found, too_many
+from repowire.mesh import MESH, Change, Mesh
+from repowire.protocol import (
+    ANSWERED,
+    EXPIRED,
+    FAILED,
+    HANDED,
+    HELD,
+    LEASED,
+    QUEUED,
+    SEEN,
+    UNKNOWN,
+    mail_topic,
+)
+
+log = logging.getLogger("repowire")
+
+BATCH = 32  # leased at once for a taker that remembers what it took; one at a time for the others
+WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
+MAX_BATCH = 1000
+
+# -- model and table ---------------------------------------------------------
+
+MIGRATIONS = [
+    """
+CREATE TABLE deliveries (
+    seq INTEGER PRIMARY KEY,                     -- the mailbox's order
+    delivery_id TEXT NOT NULL UNIQUE,
+    peer_id TEXT NOT NULL,                       -- the recipient's mailbox
+    kind TEXT NOT NULL,                          -- ask | notify
+    trace TEXT NOT NULL,                         -- what it is part of: an ask's correlation id, or its own id
+    from_peer_id TEXT, frame TEXT NOT NULL,      -- the frame as it goes over a socket, without its delivery_id
+    state TEXT NOT NULL, reason TEXT,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL,        -- unix seconds
+    leased_by TEXT, leased_at REAL, attempts INTEGER NOT NULL DEFAULT 0,
+    handed_at REAL, seen_at REAL, closed_at REAL
+);
+CREATE INDEX mailboxes ON deliveries (peer_id, seq) WHERE state IN ('queued', 'held');
+CREATE INDEX deliveries_leased ON deliveries (peer_id, leased_at) WHERE state = 'leased';
+CREATE INDEX deliveries_by_trace ON deliveries (trace);
+CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE state IN ('queued', 'held');
+"""
+]
+
+OPEN = ("queued", "held")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A row of `deliveries`; moments are unix seconds, `frame` is JSON text."""
+
+    seq: int
+    delivery_id: str
+    peer_id: str
+    kind: str
+    trace: str
+    from_peer_id: str | None
+    frame: str
+    state: str
+    reason: str | None
+    created_at: float
+    expires_at: float
+    leased_by: str | None
+    leased_at: float | None
+    attempts: int
+    handed_at: float | None
+    seen_at: float | None
+    closed_at: float | None
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The frame as it is sent, with its id."""
+        frame: dict[str, Any] = json.loads(self.frame)
+        return {"type": frame.pop("type"), "delivery_id": self.delivery_id, **frame}
+
+
+class Transport(Protocol):
+    """A live way to one peer. It promises where a lease went, and whether its far end remembers what it took."""
+
+    holder: str
+    remembers: bool
+
+    async def hand(self, delivery: Delivery) -> bool:
+        """Write one delivery; False when the transport ended before it was written."""
+        ...
+
+
+# -- queries -----------------------------------------------------------------
+
+
+def _delivery(row: Row | None) -> Delivery | None:
+    return None if row is None else Delivery(*row)
+
+
+def find(db: Connection, delivery_id: str) -> Delivery | None:
+    """By id."""
+    return _delivery(db.execute("SELECT * FROM deliveries WHERE delivery_id = ?", (delivery_id,)).fetchone())
+
+
+def load(db: Connection, delivery_id: str) -> Delivery:
+    """By id; 404 when there is none."""
+    delivery = find(db, delivery_id)
+    if delivery is None:
+        raise not_found("delivery", delivery_id)
+    return delivery
+
+
+def of_trace(db: Connection, trace: str) -> Delivery | None:
+    """The first delivery of a trace: an ask's own, before its reply."""
+    rows = db.execute("SELECT * FROM deliveries WHERE trace = ? ORDER BY seq LIMIT 1", (trace,))
+    return _delivery(rows.fetchone())
+
+
+def depth(db: Connection, peer_id: str) -> int:
+    """How many messages wait in a mailbox."""
+    rows = db.execute("SELECT count(*) FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held')", (peer_id,))
+    return int(rows.fetchone()[0])
+
+
+# -- rules -------------------------------------------------------------------
+
+
+def queue(
+    change: Change,
+    peer_id: str,
+    frame: dict[str, Any],
+    *,
+    trace: str | None = None,
+    from_peer_id: str | None = None,
+    expires_at: float,
+    most: int,
+    delivery_id: str | None = None,
+) -> Delivery:
+    """Put a frame into a mailbox, behind what is there; 429 `queue_full` when `most` wait already."""
+    reachable = presence.reachable(change.db, peer_id)
+    if not reachable and depth(change.db, peer_id) >= most:
+        raise too_many(
+            "queue_full",
+            f"{most} messages wait for this peer already; try again when it has read some",
+            peer_id=peer_id,
+            limit=most,
+        )
+    kind = frame["type"]
+    delivery_id = delivery_id or new_id("ask-delivery" if kind == "ask" else "notif-delivery")
+    trace = trace or delivery_id
+    row = change.db.execute(
+        "INSERT INTO deliveries"
+        " (delivery_id, peer_id, kind, trace, from_peer_id, frame, state, reason, created_at, expires_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?) RETURNING *",
+        (
+            delivery_id,
+            peer_id,
+            kind,
+            trace,
+            from_peer_id,
+            json.dumps(frame, ensure_ascii=False, separators=(",", ":")),
+            None if reachable else "recipient_offline",
+            change.now,
+            expires_at,
+        ),
+    ).fetchone()
+    if not reachable:
+        _tell(change, "queued", Delivery(*row), "recipient_offline")
+    change.ring(mail_topic(peer_id))
+    return Delivery(*row)
+
+
+def _tell(change: Change, word: str, delivery: Delivery, reason: str | None = None, **facts: Any) -> None:
+    change.record(
+        f"delivery.{word}",
+        delivery_id=delivery.delivery_id,
+        trace=None if delivery.trace == delivery.delivery_id else delivery.trace,
+        peer_id=delivery.peer_id,
+        reason=reason,
+        **facts,
+    )
+
+
+def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Delivery]:
+    """Take the oldest messages of a mailbox for one holder: the one door for every taker, so each goes to one only."""
+    rows = change.db.execute(
+        "UPDATE deliveries SET state = 'leased', leased_by = ?, leased_at = ?, attempts = attempts + 1, reason = NULL"
+        " WHERE state IN ('queued', 'held') AND seq IN (SELECT seq FROM deliveries"
+        " WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq LIMIT ?) RETURNING *",
+        (holder, change.now, peer_id, most),
+    ).fetchall()
+    leased = sorted((Delivery(*row) for row in rows), key=lambda one: one.seq)
+    for delivery in leased:
+        _tell(change, "leased", delivery, by=holder)
+    return leased
+
+
+def take_again(change: Change, peer_id: str, holder: str) -> list[Delivery]:
+    """What this very holder was given and never receipted: it remembers what it took, so the same may be sent again."""
+    rows = change.db.execute(
+        "UPDATE deliveries SET leased_at = ?, attempts = attempts + 1"
+        " WHERE peer_id = ? AND state = 'leased' AND leased_by = ? RETURNING *",
+        (change.now, peer_id, holder),
+    ).fetchall()
+    return sorted((Delivery(*row) for row in rows), key=lambda one: one.seq)
+
+
+def release(change: Change, unwritten: Sequence[Delivery], reason: str) -> None:
+    """Back into the mailbox, in its old place: leased, and provably never written."""
+    for delivery in unwritten:
+        if _move(change, delivery, (LEASED,), QUEUED, reason):
+            _tell(change, "queued", delivery, reason)
+            change.ring(mail_topic(delivery.peer_id))
+
+
+def receipt(change: Change, delivery_id: str, status: str, detail: str | None = None, *, peer_id: str) -> None:
+    """The one door for receipts, late, double and wrong ones too.
+
+    `injected` proves `handed`; `held`, `rejected` and `failed` say that nothing was injected, so the message goes back
+    into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker.
+    """
+    delivery = find(change.db, delivery_id)
+    if delivery is None or delivery.peer_id != peer_id:
+        return
+    if status == "injected":
+        if _move(change, delivery, (QUEUED, HELD, LEASED, UNKNOWN), HANDED, None, handed_at=change.now):
+            _tell(change, "handed", delivery)
+            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
+    elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
+        _tell(change, "held", delivery, detail or status, status=status)
+        change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
+
+
+def answered(change: Change, trace: str) -> None:
+    """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent."""
+    delivery = of_trace(change.db, trace)
+    if delivery and _move(
+        change, delivery, (QUEUED, HELD, LEASED, HANDED, SEEN, UNKNOWN), ANSWERED, None, closed_at=change.now
+    ):
+        _tell(change, "answered", delivery)
+
+
+def cancel(change: Change, trace: str, reason: str) -> None:
+    """What still waits in the mailbox is not sent; what left already stays what it is."""
+    delivery = of_trace(change.db, trace)
+    if delivery and _move(change, delivery, (QUEUED, HELD), FAILED, reason, closed_at=change.now):
+        _tell(change, "failed", delivery, reason)
+
+
+def _move(
+    change: Change, delivery: Delivery, sources: Sequence[str], state: str, reason: str | None, **moments: float
+) -> bool:
+    """The guarded UPDATE of a state; False when the delivery is elsewhere by now."""
+    columns = "".join(f", {name} = ?" for name in moments)
+    marks = ", ".join("?" for _ in sources)
+    done = change.db.execute(
+        f"UPDATE deliveries SET state = ?, reason = ?{columns} WHERE delivery_id = ? AND state IN ({marks})",
+        (state, reason, *moments.values(), delivery.delivery_id, *sources),
+    )
+    return done.rowcount == 1
+
+
+def unknown(change: Change, delivery: Delivery, reason: str) -> None:
+    """Sent, and nothing proves that it arrived: never sent again."""
+    if _move(change, delivery, (LEASED,), UNKNOWN, reason):
+        _tell(change, "unknown", delivery, reason)
+
+
+def lost(change: Change, peer_id: str, holder: str) -> None:
+    """A holder that keeps no memory is gone: what it was sent without a receipt is unknown."""
+    rows = change.db.execute(
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state = 'leased' AND leased_by = ?", (peer_id, holder)
+    )
+    for row in rows.fetchall():
+        unknown(change, Delivery(*row), "the socket closed before a receipt came")
+
+
+# -- loops -------------------------------------------------------------------
+
+
+async def serve(mesh: Mesh, peer_id: str, transport: Transport) -> None:
+    """The one worker of a mailbox while a live transport leads to the peer: lease, disk, write, in order."""
+    with mesh.change() as change:
+        again = take_again(change, peer_id, transport.holder) if transport.remembers else []
+    with mesh.bus.listen(mail_topic(peer_id)) as nudge:
+        if again:
+            await _write(mesh, transport, again)
+        while True:
+            with mesh.change() as change:
+                batch = lease(change, peer_id, transport.holder, BATCH if transport.remembers else 1)
+            if batch:
+                await _write(mesh, transport, batch)
+            else:
+                await nudge.wait(_try_again_in(mesh, peer_id))
+
+
+def _try_again_in(mesh: Mesh, peer_id: str) -> float | None:
+    """What was handed back is tried again after 2, 4, 8 … 60 s, or sooner when the peer says `ready`."""
+    row = mesh.db.conn.execute(
+        "SELECT min(attempts) FROM deliveries WHERE peer_id = ? AND state = 'held'", (peer_id,)
+    ).fetchone()
+    return None if row[0] is None else min(60.0, 2.0 ** row[0])
+
+
+async def _write(mesh: Mesh, transport: Transport, batch: list[Delivery]) -> None:
+    """Hand a leased batch over, once its lease is on the disk; what was provably not written goes back."""
+    written = 0
+    try:
+        await mesh.db.on_disk()
+        for delivery in batch:
+            if not await transport.hand(delivery):
+                break
+            written += 1
+            trace = None if delivery.trace == delivery.delivery_id else delivery.trace
+            mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
+            mesh.bus.publish((_written_topic(delivery.delivery_id),))
+    finally:
+        if written < len(batch):
+            with mesh.change() as change:
+                release(change, batch[written:], "transport_closed")
+    if written < len(batch):
+        raise ConnectionResetError("the transport ended")
+
+
+async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
+    """Wait until a message for a reachable peer is written to its transport, so that the reply may say so.
+
+    A slow reader is not waited for longer than WRITE_SECONDS: the message stays in the mailbox and the reply says that.
+    """
+    if presence.reachable(mesh.db.conn, delivery.peer_id):
+        with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
+            if await nudge.wait(WRITE_SECONDS):
+                return replace(delivery, state=LEASED, reason=None)
+    return load(mesh.db.conn, delivery.delivery_id)
+
+
+def _written_topic(delivery_id: str) -> str:
+    return f"written:{delivery_id}"
+
+
+def at_start(mesh: Mesh) -> None:
+    """After a restart nothing tells whether a lease was written, save to a taker that remembers and comes back."""
+    with mesh.change() as change:
+        for row in change.db.execute("SELECT * FROM deliveries WHERE state = 'leased'").fetchall():
+            delivery = Delivery(*row)
+            if not (delivery.leased_by or "").startswith("instance:"):
+                unknown(change, delivery, "the daemon stopped before a receipt came")
+
+
+WAKES = ("delivery.stale",)
+
+
+def tick(mesh: Mesh) -> float:
+    """Leases that ran out are `unknown`; mail that nobody fetched in its time is `expired`."""
+    now, lease_seconds = mesh.clock.now(), mesh.config.daemon.delivery_lease_seconds
+    stale = mesh.db.conn.execute(
+        "SELECT * FROM deliveries WHERE state = 'leased' AND leased_at <= ? LIMIT 500", (now - lease_seconds,)
+    ).fetchall()
+    late = mesh.db.conn.execute(
+        "SELECT * FROM deliveries WHERE state IN ('queued', 'held') AND expires_at <= ? LIMIT 500", (now,)
+    ).fetchall()
+    if stale or late:
+        with mesh.change() as change:
+            for row in stale:
+                unknown(change, Delivery(*row), "no receipt came within the lease")
+            for row in late:
+                if _move(change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now):
+                    _tell(change, "expired", Delivery(*row), "nobody fetched it in time")
+    return 0.0 if len(stale) == 500 or len(late) == 500 else _next(mesh, now, lease_seconds)
+
+
+def _next(mesh: Mesh, now: float, lease_seconds: float) -> float:
+    row = mesh.db.conn.execute("SELECT min(leased_at) FROM deliveries WHERE state = 'leased'").fetchone()
+    first = row[0] + lease_seconds - now if row[0] is not None else 60.0
+    row = mesh.db.conn.execute("SELECT min(expires_at) FROM deliveries WHERE state IN ('queued', 'held')").fetchone()
+    return max(0.05, min(first, row[0] - now if row[0] is not None else 60.0, 60.0))
+
+
+# -- wire --------------------------------------------------------------------
+
+
+def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
+    """A delivery as GET /deliveries/{id} shows it."""
+    frame = json.loads(delivery.frame)
+    return {
+        "delivery_id": delivery.delivery_id,
+        "kind": delivery.kind,
+        "trace": delivery.trace,
+        "from_peer": frame.get("from_peer"),
+        "to_peer": frame.get("to_peer"),
+        "peer_id": delivery.peer_id,
+        "state": delivery.state,
+        "reason": delivery.reason,
+        "attempts": delivery.attempts,
+        **{
+            name: wire.moment(getattr(delivery, name))
+            for name in ("created_at", "expires_at", "leased_at", "handed_at", "seen_at", "closed_at")
+        },
+        "text": frame.get("text"),
+    }
+
+
+async def get_delivery(request: web.Request) -> web.Response:
+    db = request.app[MESH].db.conn
+    return wire.reply(as_json(db, load(db, request.match_info["delivery_id"])))
+
+
+async def get_pending(request: web.Request) -> web.Response:
+    """The published drain: what it returns counts as handed, since an old client sends no receipt (wire.md 1.4)."""
+    mesh = request.app[MESH]
+    pane_id, name = request.query.get("pane_id"), request.query.get("peer_id")
+    if (pane_id is None) == (name is None):
+        raise malformed("give exactly one of pane_id and peer_id")
+    most = wire.whole(request, "max_results", default=50, least=-MAX_BATCH, most=MAX_BATCH)
+    with mesh.change() as change:
+        peer = peers.by_pane(change.db, pane_id) if pane_id else peers.resolve(change.db, name or "")
+        if peer is None:
+            raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
+        peers.may_read(mesh, request, peer)
+        taken = lease(change, peer.peer_id, "poll", max(0, most))
+        for delivery in taken:
+            receipt(change, delivery.delivery_id, "injected", peer_id=peer.peer_id)
+    await mesh.db.on_disk()
+    return wire.reply({"deliveries": [_drained(delivery) for delivery in taken]})
+
+
+def _drained(delivery: Delivery) -> dict[str, Any]:
+    frame = json.loads(delivery.frame)
+    return {
+        "delivery_id": delivery.delivery_id,
+        "kind": delivery.kind,
+        "from_peer": frame.get("from_peer"),
+        "to_peer": frame.get("to_peer"),
+        "text": frame.get("text"),
+        "created_at": wire.moment(delivery.created_at),
+        "expires_at": wire.moment(delivery.expires_at),
+        "correlation_id": frame.get("correlation_id"),
+        "attachments": frame.get("attachments", []),
+    }
+
+
+ROUTES = [
+    web.get("/deliveries/pending", get_pending),
+    web.get("/deliveries/{delivery_id}", get_delivery),
+]

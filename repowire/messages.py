@@ -1,0 +1,132 @@
+"""Messages that want no answer: notify."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from repowire import deliveries, peers, wire
+from repowire.asks import standing
+from repowire.deliveries import Delivery
+from repowire.errors import Refusal
+from repowire.mesh import MESH, Change, Mesh
+from repowire.peers import Peer
+from repowire.protocol import MAX_TEXT_CHARS
+
+
+@dataclass(frozen=True)
+class Note:
+    """A notify as it was posted."""
+
+    from_peer: str
+    to_peer: str
+    text: str
+    circle: str | None = None
+    bypass_circle: bool = False
+    attachments: tuple[dict[str, Any], ...] = ()
+
+
+# -- rules -------------------------------------------------------------------
+
+
+def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | None, Peer]:
+    """Put a note into the recipient's mailbox; returns its delivery, the sender if known, and the recipient."""
+    target = peers.resolve(change.db, note.to_peer, note.circle)
+    sender = peers.sender_of(change.db, note.from_peer, target.circle)
+    peers.check_circle(sender, target, bypass=note.bypass_circle)
+    config = mesh.config.daemon
+    from_peer = sender.display_name if sender else note.from_peer
+    frame: dict[str, Any] = {
+        "type": "notify",
+        "from_peer": from_peer,
+        "to_peer": target.display_name,
+        "text": note.text,
+    }
+    if note.attachments:
+        frame["attachments"] = list(note.attachments)
+    delivery = deliveries.queue(
+        change,
+        target.peer_id,
+        frame,
+        from_peer_id=sender.peer_id if sender else None,
+        expires_at=change.now + config.delivery_queue_ttl_seconds,
+        most=config.delivery_queue_max_per_peer,
+    )
+    change.record(
+        "notify.accepted",
+        delivery_id=delivery.delivery_id,
+        **{"from": from_peer, "to": target.display_name},
+        from_peer_id=delivery.from_peer_id,
+        to_peer_id=target.peer_id,
+        text=note.text,
+        attachments=list(note.attachments) or None,
+    )
+    return delivery, sender, target
+
+
+# -- wire --------------------------------------------------------------------
+
+# wire.md 1.5: a refused notify has a flat body of its own
+_REFUSED = {404: ("not_found", "unknown_peer"), 409: ("conflict", "ambiguous_peer"), 403: ("forbidden", "forbidden"),
+            429: ("unavailable", "queue_full")}  # fmt: skip
+
+
+async def post_notify(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    from_peer = peers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
+    note = Note(
+        from_peer=from_peer if from_peer is not None else peers.human(mesh).peer_id,
+        to_peer=body.text("to_peer"),
+        text=body.text("text", max_chars=MAX_TEXT_CHARS),
+        circle=body.optional_identifier("circle"),
+        bypass_circle=body.flag("bypass_circle"),
+        attachments=tuple(body.records("attachments")),
+    )
+    try:
+        with mesh.change() as change:
+            delivery, sender, target = notify(change, mesh, note)
+    except Refusal as refusal:
+        raise _flat(refusal, note) from None
+    delivery = await deliveries.written(mesh, delivery)
+    return wire.reply(_accepted(delivery, sender, target, note))
+
+
+def _flat(refusal: Refusal, note: Note) -> Refusal:
+    if refusal.status not in _REFUSED:
+        return refusal
+    state, reason = _REFUSED[refusal.status]
+    body = {
+        "ok": False,
+        "status": state,
+        "delivery_state": state,
+        "delivered": False,
+        "queued": False,
+        "reason": reason,
+        "detail": {"error": refusal.error, "hint": refusal.hint, **refusal.facts},
+        "from_peer_name": note.from_peer,
+        "to_peer_name": note.to_peer,
+    }
+    return Refusal(refusal.status, refusal.error, refusal.hint, body=body)
+
+
+def _accepted(delivery: Delivery, sender: Peer | None, target: Peer, note: Note) -> dict[str, Any]:
+    words = standing(delivery)
+    return {
+        "ok": True,
+        "status": "queued" if words["queued"] else "sent",
+        **words,
+        "reason": "queued_delivery" if words["queued"] else "transport_delivered",
+        "from_peer_id": sender.peer_id if sender else None,
+        "from_peer_name": sender.display_name if sender else note.from_peer,
+        "to_peer_id": target.peer_id,
+        "to_peer_name": target.display_name,
+        "repowire_session_id": None,
+        "from_repowire_session_id": None,
+        "to_repowire_session_id": None,
+        "hook_delivery": None,
+        "delivery_id": delivery.delivery_id,
+    }
+
+
+ROUTES = [web.post("/notify", post_notify)]

@@ -1,0 +1,115 @@
+"""Names that both sides of the wire must spell alike: event kinds, frames, close codes, headers, limits.
+
+One table maps our event kinds to the published event types and to the stages of a trace (wire.md 3, 6, 16).
+"""
+
+import re
+from typing import Any, NamedTuple
+
+BACKENDS = ("claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http")
+ROLES = ("agent", "service", "orchestrator", "human")
+BYPASS_ROLES = ("service", "orchestrator", "human")  # as sender or as target they are in every circle
+TURN_STATES = ("idle", "working", "awaiting_input", "pending_first_turn")
+CIRCLE_SOURCES = ("tmux", "spawn_hint", "fallback")
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DEFAULT_CIRCLE = "default"
+HUMAN = "human"  # the lasting peer of whoever sits at the machine (wire.md 16, row 29)
+
+MAX_TEXT_CHARS = 64_000
+MAX_BODY_BYTES = 1 << 20
+MAX_FRAME_BYTES = 1 << 20
+MAX_METADATA_BYTES = 16 << 10
+FIRST_FRAME_SECONDS = 5.0  # measured from the connect, not from the first byte
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
+# Close codes of /ws (wire.md 2.2 and 16, row 10)
+CLOSE_NOT_CONNECT = 4000
+CLOSE_AUTHENTICATION = 4001
+CLOSE_INVALID = 4002
+CLOSE_INVALID_PATH = 4003
+CLOSE_RETIRED = 4004
+CLOSE_REPLACED = 4005
+
+# What a client can promise in its connect frame
+RECEIPTS = "delivery_receipts"  # it answers every frame that has a delivery_id with a delivery_ack
+DEDUPE = "dedupe"  # it remembers the delivery ids it took, so that the same one may be sent again
+
+# States of a delivery, weakest proof first (wire.md 16, row 15)
+QUEUED, LEASED, HELD, HANDED, SEEN, ANSWERED = "queued", "leased", "held", "handed", "seen", "answered"
+FAILED, EXPIRED, UNKNOWN = "failed", "expired", "unknown"
+
+
+class Stage(NamedTuple):
+    """One step of a trace as GET /traces shows it."""
+
+    name: str
+    ok: bool = True
+
+
+class Kind(NamedTuple):
+    """What an event kind is to readers: its published type, if it has one, and the stages that it stands for."""
+
+    event: str | None = None
+    stages: tuple[Stage, ...] = ()
+
+
+def _stages(*names: str) -> tuple[Stage, ...]:
+    return tuple(Stage(name) for name in names)
+
+
+KINDS: dict[str, Kind] = {
+    "daemon.started": Kind(),
+    "daemon.stopped": Kind(),
+    "task.crashed": Kind(),
+    "token.rotated": Kind(),
+    "ledger.gap": Kind(),
+    "ledger.cut": Kind(),
+    "ledger.grown": Kind(),
+    "peer.registered": Kind(),
+    "peer.returned": Kind(),
+    "peer.claim_refused": Kind(),
+    "peer.changed": Kind(),
+    "peer.displaced": Kind(),
+    "peer.online": Kind(),
+    "peer.offline": Kind("peer_offline"),
+    "peer.retired": Kind(),
+    "peer.unregistered": Kind(),
+    "peer.reaped": Kind("peer_reaped"),
+    "presence.changed": Kind(),
+    "socket.opened": Kind(),
+    "socket.closed": Kind(),
+    "ask.opened": Kind("ask", _stages("created", "resolved_peer")),
+    "ask.refused": Kind(None, (Stage("created"), Stage("no_connection", ok=False))),
+    "ask.acked": Kind("ack", _stages("acked")),
+    "ask.closed": Kind(None, _stages("closed")),
+    "notify.accepted": Kind("notification", _stages("created", "resolved_peer")),
+    "delivery.queued": Kind(None, _stages("pending")),
+    "delivery.leased": Kind(None, _stages("routed", "leased")),
+    "delivery.sent": Kind(None, _stages("websocket_sent")),
+    "delivery.held": Kind(None, _stages("held")),
+    "delivery.handed": Kind(None, _stages("hook_received", "pane_injected", "handed")),
+    "delivery.seen": Kind(None, _stages("seen")),
+    "delivery.answered": Kind(None, _stages("answered")),
+    "delivery.failed": Kind(None, (Stage("hook_received"), Stage("injection_failed", ok=False))),
+    "delivery.expired": Kind(None, (Stage("expired", ok=False),)),
+    "delivery.unknown": Kind(None, (Stage("unknown", ok=False),)),
+}
+
+ID_FACTS = ("trace", "delivery_id", "correlation_id", "peer_id", "from_peer_id", "to_peer_id")
+
+
+def mail_topic(peer_id: str) -> str:
+    """Rings when there is something to take from this peer's mailbox."""
+    return f"mail:{peer_id}"
+
+
+def topics(kind: str, facts: dict[str, Any]) -> list[str]:
+    """What an event rings on the bus: its kind and every id among its facts."""
+    return [kind, *(facts[key] for key in ID_FACTS if facts.get(key))]
+
+
+def is_identifier(text: object) -> bool:
+    """Whether it can name a peer or a circle: letters, digits, `._-`, at most 64."""
+    return isinstance(text, str) and IDENTIFIER.fullmatch(text) is not None

@@ -1,0 +1,383 @@
+"""Sockets: the live WebSockets of peers. One peer has one; a second one closes the first with 4005.
+
+A socket is a reader and the worker of its peer's mailbox, in a task group of their own. Frames go through the literal
+dict `FRAMES`; each calls the same rule as its HTTP twin.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from repowire import asks, claims, deliveries, peers, presence, wire
+from repowire.auth import caller
+from repowire.deliveries import Delivery
+from repowire.errors import Refusal, invalid, unavailable
+from repowire.mesh import MESH, Change, Mesh
+from repowire.protocol import (
+    BACKENDS,
+    CIRCLE_SOURCES,
+    CLOSE_AUTHENTICATION,
+    CLOSE_INVALID,
+    CLOSE_INVALID_PATH,
+    CLOSE_NOT_CONNECT,
+    CLOSE_REPLACED,
+    CLOSE_RETIRED,
+    DEDUPE,
+    FIRST_FRAME_SECONDS,
+    MAX_FRAME_BYTES,
+    MAX_TEXT_CHARS,
+    RECEIPTS,
+    ROLES,
+    TURN_STATES,
+    is_identifier,
+    mail_topic,
+)
+
+log = logging.getLogger("repowire")
+
+DRAIN_SECONDS = 30.0  # a reader that takes nothing for this long is cut off; what it was not sent waits
+
+
+class Goodbye(Exception):
+    """End the socket with a code and, where there is one, an error frame before it."""
+
+    def __init__(self, code: int, reason: str, frame: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+        self.frame = {"type": "error", "error": reason} if frame is None else frame
+
+
+@dataclass
+class Socket:
+    """One live socket; it is the transport of its peer's mailbox."""
+
+    ws: web.WebSocketResponse
+    request: web.Request
+    peer_id: str = ""
+    holder: str = ""
+    remembers: bool = False
+    receipts: bool = False
+    by_token: bool = False  # it came over TCP with the token, so a rotation cuts it
+
+    async def hand(self, delivery: Delivery) -> bool:
+        """Write one frame. A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut."""
+        if self.ws.closed:
+            return False
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.ws.send_str(json.dumps(delivery.payload, ensure_ascii=False, separators=(",", ":")))
+        except (ConnectionError, TimeoutError, RuntimeError):
+            self.abort()
+            return False
+        return True
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say goodbye; a reader that does not answer is cut after a second."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self.ws.close(code=code, message=reason.encode())
+        except (ConnectionError, TimeoutError, RuntimeError):
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut it off."""
+        if self.request.transport is not None:
+            self.request.transport.abort()
+
+
+class Sockets:
+    """The live table, by peer id."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, Socket] = {}
+        self.count = 0  # sockets that wait for their first frame included
+
+    def of(self, peer_id: str) -> Socket | None:
+        """The peer's socket."""
+        return self.live.get(peer_id)
+
+    async def close_all(self) -> None:
+        """The daemon stops: every peer is told, and comes back later."""
+        going_away = aiohttp.WSCloseCode.GOING_AWAY
+        await asyncio.gather(*(socket.close(going_away, "the daemon stops") for socket in list(self.live.values())))
+
+    async def run(self, mesh: Mesh) -> None:
+        """Close the sockets of peers that were retired or unregistered, and those of a token that was rotated."""
+        with mesh.bus.listen("peer.retired", "peer.unregistered", "token.rotated") as nudge:
+            token = mesh.auth.token
+            while True:
+                for peer_id, socket in list(self.live.items()):
+                    peer = peers.find(mesh.db.conn, peer_id)
+                    if peer is None or peer.retired_at is not None or peer.hidden_at is not None:
+                        await socket.close(CLOSE_RETIRED, "peer retired")
+                    elif socket.by_token and token != mesh.auth.token:
+                        await socket.close(CLOSE_AUTHENTICATION, "the token was rotated")
+                token = mesh.auth.token
+                await nudge.wait(60.0)
+
+
+SOCKETS = web.AppKey("sockets", Sockets)
+
+# -- the handshake -----------------------------------------------------------
+
+
+async def get_ws(request: web.Request) -> web.WebSocketResponse:
+    mesh, table = request.app[MESH], request.app[SOCKETS]
+    limit = mesh.config.daemon.max_sockets
+    if table.count >= limit:
+        raise unavailable("too_many_sockets", f"{limit} sockets are open already", limit=limit)
+    ws = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False, autoping=True)
+    table.count += 1
+    try:
+        await ws.prepare(request)
+        request[wire.STARTED] = ws
+        socket = Socket(ws, request)
+        try:
+            await _live(mesh, table, socket)
+        except Goodbye as goodbye:
+            if not ws.closed:
+                await _say(ws, goodbye.frame)
+            await socket.close(goodbye.code, goodbye.reason)
+        return ws
+    finally:
+        table.count -= 1
+
+
+async def _say(ws: web.WebSocketResponse, frame: dict[str, Any]) -> None:
+    try:
+        await ws.send_str(json.dumps(frame, ensure_ascii=False))
+    except (ConnectionError, RuntimeError) as gone:
+        log.debug("a frame was not said: %s", gone)
+
+
+async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
+    """From the first frame to the end of a socket."""
+    name = await _connect(mesh, socket)
+    before = table.live.get(socket.peer_id)
+    table.live[socket.peer_id] = socket
+    if before is not None:
+        await before.close(CLOSE_REPLACED, "replaced")
+    try:
+        await mesh.db.on_disk()
+        await socket.ws.send_str(json.dumps(name))
+        with mesh.change() as change:
+            peers.note(
+                change,
+                peers.load(change.db, socket.peer_id),
+                presence.SOCKET,
+                "open",
+                "connected",
+                "socket",
+                socket.holder,
+            )
+            change.record("socket.opened", peer_id=socket.peer_id, holder=socket.holder)
+        async with asyncio.TaskGroup() as group:
+            mailbox = group.create_task(_mailbox(mesh, socket))
+            await _listen(mesh, socket)
+            mailbox.cancel()
+    finally:
+        current = table.live.get(socket.peer_id) is socket
+        if current:
+            del table.live[socket.peer_id]
+        _closed(mesh, socket, current)
+
+
+async def _mailbox(mesh: Mesh, socket: Socket) -> None:
+    """The worker of the mailbox; the end of the socket is the end of it, and no failure."""
+    try:
+        await deliveries.serve(mesh, socket.peer_id, socket)
+    except ConnectionError:
+        socket.abort()
+
+
+def _closed(mesh: Mesh, socket: Socket, current: bool) -> None:
+    """The socket is gone: what it was given without a receipt is unknown, unless its far end remembers."""
+    with mesh.change() as change:
+        peer = peers.load(change.db, socket.peer_id)
+        if current:
+            peers.note(change, peer, presence.SOCKET, "closed", "socket_closed", "socket", socket.holder)
+        change.record("socket.closed", peer_id=socket.peer_id, holder=socket.holder)
+        if not socket.remembers:
+            deliveries.lost(change, socket.peer_id, socket.holder)
+
+
+async def _connect(mesh: Mesh, socket: Socket) -> dict[str, Any]:
+    """The first frame, in the published order of checks (wire.md 2.2); returns the `connected` frame."""
+    try:
+        async with asyncio.timeout(FIRST_FRAME_SECONDS):
+            message = await socket.ws.receive()
+    except TimeoutError:
+        raise Goodbye(CLOSE_AUTHENTICATION, f"no first frame within {FIRST_FRAME_SECONDS:g} s") from None
+    frame = _frame(message)
+    if frame is None or frame.get("type") != "connect":
+        raise Goodbye(CLOSE_NOT_CONNECT, "First message must be connect")
+    _authenticate(mesh, socket, frame)
+    _validate(frame)
+    try:
+        return _register(mesh, socket, frame)
+    except Refusal as refusal:
+        if refusal.error == "peer_retired":
+            error = {"type": "error", "code": "peer_retired", "error": refusal.hint}
+            raise Goodbye(CLOSE_RETIRED, "Peer retired", error) from None
+        raise Goodbye(CLOSE_INVALID, f"Invalid {refusal.facts.get('field', 'frame')}: {refusal.hint}"[:120]) from None
+
+
+def _frame(message: aiohttp.WSMessage) -> dict[str, Any] | None:
+    """A text frame's object; None for the end of the socket and for anything that is no object."""
+    if message.type is not aiohttp.WSMsgType.TEXT:
+        return None
+    try:
+        frame = json.loads(message.data)
+    except (ValueError, RecursionError):
+        return None
+    return frame if isinstance(frame, dict) else None
+
+
+def _authenticate(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> None:
+    admitted = socket.request.get("admitted", False)
+    token = frame.get("auth_token")
+    if not admitted and not (isinstance(token, str) and mesh.auth.matches(token)):
+        raise Goodbye(CLOSE_AUTHENTICATION, "Authentication failed")
+    socket.by_token = caller(socket.request).via == "tcp" and mesh.auth.token is not None
+
+
+def _validate(frame: dict[str, Any]) -> None:
+    """The published words for what is wrong, in the published order."""
+    checks: tuple[tuple[str, Callable[[Any], bool]], ...] = (
+        ("circle", is_identifier),
+        ("circle_source", lambda value: value in CIRCLE_SOURCES),
+        ("display_name", is_identifier),
+        ("backend", lambda value: value in BACKENDS and value != "mcp-http"),
+        ("role", lambda value: value in ROLES),
+    )
+    for name, valid in checks:
+        if (name == "display_name" or frame.get(name) is not None) and not valid(frame.get(name)):
+            raise Goodbye(CLOSE_INVALID, f"Invalid {name}")
+    path = frame.get("path")
+    if isinstance(path, str) and path and not path.strip("/"):
+        raise Goodbye(CLOSE_INVALID_PATH, "Invalid path")
+
+
+def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, Any]:
+    body = wire.Body(frame)
+    claim = claims.claim_of(mesh, body, name="display_name")
+    capabilities = [one for one in body.fields.get("capabilities") or [] if isinstance(one, str)][:20]
+    instance = body.optional_text("instance", max_chars=64)
+    metadata = {**claim.metadata, "capabilities": capabilities}
+    for name in ("hook_version", "model_details"):
+        if frame.get(name) is not None:
+            metadata[name] = frame[name]
+    if len(json.dumps(metadata)) > 2 * (16 << 10):
+        raise invalid("metadata", "is too large")
+    claims.may_claim(mesh, socket.request, claim)
+    with mesh.change() as change:
+        claim = replace(claim, metadata=metadata)
+        peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True)
+        certificate = claims.certify(change, peer) if DEDUPE in capabilities else None
+    socket.peer_id = peer.peer_id
+    socket.receipts = RECEIPTS in capabilities
+    socket.remembers = DEDUPE in capabilities and instance is not None
+    socket.holder = f"instance:{instance}" if socket.remembers else f"socket:{secrets.token_hex(6)}"
+    claims.watch(mesh, peer)
+    reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
+    return reply | ({"birth_certificate": certificate} if certificate else {})
+
+
+# -- frames ------------------------------------------------------------------
+
+
+async def _listen(mesh: Mesh, socket: Socket) -> None:
+    """Read frames until the socket ends; a frame that is wrong is answered, one that is no object ends the socket."""
+    async for message in socket.ws:
+        frame = _frame(message)
+        if frame is None:
+            socket.abort()  # the published server drops a socket that sends no JSON object (wire.md 2)
+            return
+        rule = FRAMES.get(frame.get("type", ""))
+        if rule is None:
+            log.debug("%s sent a frame of type %r, which nobody handles", socket.peer_id, frame.get("type"))
+            continue
+        try:
+            with mesh.change() as change:
+                rule(change, mesh, socket, wire.Body(frame))
+        except Refusal as refusal:
+            await _say(socket.ws, {"type": "error", "error": refusal.hint, "code": refusal.error})
+
+
+def on_status(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    word = frame.optional_text("status") or "online"
+    turn_state = frame.fields.get("turn_state")
+    peer = peers.load(change.db, socket.peer_id)
+    if turn_state in TURN_STATES:
+        peers.update(change, peer, turn_state=turn_state, model=None, metadata={})
+    peers.touch(change, socket.peer_id)
+    status = word if word in (presence.BUSY, presence.OFFLINE) else presence.ONLINE
+    peers.say(change, peer, status, "status_update_offline", "socket")
+
+
+def on_pong(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    if frame.fields.get("pane_alive") is False:
+        change.record("presence.changed", peer_id=socket.peer_id, source="pane", fact="missing")
+
+
+def on_delivery_ack(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    status = frame.choice("status", ("injected", "rejected", "failed", "held"))
+    delivery_id = frame.text("delivery_id", max_chars=64)
+    detail = frame.optional_text("detail", max_chars=1000)
+    deliveries.receipt(change, delivery_id, status or "failed", detail, peer_id=socket.peer_id)
+
+
+def on_ready(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    """The gate of a pane opened: what was held may be tried again."""
+    change.ring(mail_topic(socket.peer_id))
+
+
+def on_response(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    """The legacy answer to a query: an ack with a message."""
+    correlation_id = frame.text("correlation_id", max_chars=64)
+    if asks.load(change.db, correlation_id).to_peer_id == socket.peer_id:
+        asks.ack(change, mesh, correlation_id, asks.Reply(frame.text("text", max_chars=MAX_TEXT_CHARS)))
+
+
+def on_error(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    """The legacy failure of a query: the ask ends, and the asker learns why."""
+    correlation_id, words = (
+        frame.optional_text("correlation_id", max_chars=64),
+        frame.optional_text("error", max_chars=1000),
+    )
+    ask = asks.find(change.db, correlation_id) if correlation_id else None
+    if ask is not None and ask.to_peer_id == socket.peer_id:
+        asks.end(change, mesh, ask, "failed", words or "the peer reported an error")
+
+
+def on_set_circle(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    circle = frame.optional_identifier("circle")
+    if circle is not None:
+        peers.set_circle(change, peers.load(change.db, socket.peer_id), circle)
+
+
+def on_update_display_name(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    name = frame.optional_identifier("display_name")
+    if name is not None:
+        peers.rename(change, peers.load(change.db, socket.peer_id), name)
+
+
+FRAMES = {
+    "status": on_status,
+    "pong": on_pong,
+    "delivery_ack": on_delivery_ack,
+    "ready": on_ready,
+    "response": on_response,
+    "error": on_error,
+    "set_circle": on_set_circle,
+    "update_display_name": on_update_display_name,
+}
+
+ROUTES = [web.get("/ws", get_ws)]

@@ -1,0 +1,193 @@
+"""Traces: what happened to one message, read from the ledger through a derived index; and the stream of events.
+
+The index (which lines belong to which trace, and where they lie) is rebuilt from the lines when it is lost.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+from aiohttp import web
+
+from repowire import wire
+from repowire.bus import EVERYTHING
+from repowire.errors import not_found
+from repowire.ledger import Line
+from repowire.mesh import MESH, Mesh
+from repowire.protocol import KINDS
+
+KEEPALIVE_SECONDS = 15.0
+PAGE = 1000  # lines read at once, so that a long catch-up lets others run in between
+REPLAY_MOST = 5000
+
+# -- model and table ---------------------------------------------------------
+
+MIGRATIONS = [
+    """
+CREATE TABLE trace_lines (
+    trace TEXT NOT NULL, seq INTEGER NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
+    PRIMARY KEY (trace, seq)
+) WITHOUT ROWID;
+CREATE TABLE trace_mark (seq INTEGER NOT NULL);     -- one row: indexed so far
+INSERT INTO trace_mark VALUES (0);
+"""
+]
+
+
+def trace_of(line: Line) -> str | None:
+    """Which trace a line belongs to: the ask's, else the delivery's own."""
+    found = line.facts.get("trace") or line.facts.get("correlation_id") or line.facts.get("delivery_id")
+    return found if isinstance(found, str) else None
+
+
+# -- index -------------------------------------------------------------------
+
+
+def catch_up(mesh: Mesh, most: int = PAGE) -> bool:
+    """Index the next lines; True when there are more."""
+    mark = mesh.db.conn.execute("SELECT seq FROM trace_mark").fetchone()[0]
+    if mark >= mesh.ledger.last:
+        return False
+    lines = mesh.ledger.after(mark, most)
+    rows = [(trace, line.seq, line.segment, line.offset) for line in lines if (trace := trace_of(line))]
+    with mesh.db.transaction() as db:
+        db.executemany("INSERT OR REPLACE INTO trace_lines VALUES (?, ?, ?, ?)", rows)
+        db.execute("UPDATE trace_mark SET seq = ?", (lines[-1].seq if lines else mesh.ledger.last,))
+    return bool(lines) and lines[-1].seq < mesh.ledger.last
+
+
+async def catch_up_all(mesh: Mesh) -> None:
+    """Index every line there is, a page at a time."""
+    more = catch_up(mesh)
+    while more:
+        await asyncio.sleep(0)
+        more = catch_up(mesh)
+
+
+WAKES = ("ledger.grown",)
+
+
+def tick(mesh: Mesh) -> float:
+    """Keep the index near the end of the ledger, and drop the lines that are too old or too many."""
+    more = catch_up(mesh)
+    ledger = mesh.config.ledger
+    removed = mesh.ledger.prune(mesh.clock.now(), ledger.retention_days * 86400.0, ledger.retention_bytes)
+    if removed:
+        with mesh.db.transaction() as db:
+            db.execute("DELETE FROM trace_lines WHERE segment <= ?", (max(removed),))
+    return 0.0 if more else 60.0
+
+
+# -- queries -----------------------------------------------------------------
+
+
+async def lines_of(mesh: Mesh, trace: str) -> list[Line]:
+    """The lines of one trace, oldest first; a line that retention took is left out."""
+    await catch_up_all(mesh)
+    rows = mesh.db.conn.execute("SELECT segment, offset FROM trace_lines WHERE trace = ? ORDER BY seq", (trace,))
+    return [line for segment, offset in rows if (line := mesh.ledger.read(segment, offset)) is not None]
+
+
+def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
+    """The lines as published stages (wire.md 6), ours beside them."""
+    stages: list[dict[str, Any]] = []
+    for line in lines:
+        kind = KINDS.get(line.kind)
+        for stage in kind.stages if kind else ():
+            stages.append(
+                {
+                    "seq": len(stages),
+                    "stage": stage.name,
+                    "status": "ok" if stage.ok else "fail",
+                    "peer_id": line.facts.get("peer_id") or line.facts.get("to_peer_id"),
+                    "from_peer_id": line.facts.get("from_peer_id"),
+                    "ts": wire.moment(line.at),
+                    "detail": {
+                        "kind": line.kind,
+                        "line": line.seq,
+                        **{key: fact for key, fact in line.facts.items() if key not in _SHOWN},
+                    },
+                }
+            )
+    return stages
+
+
+_SHOWN = {"peer_id", "from_peer_id", "to_peer_id", "trace", "text", "attachments"}
+
+
+def as_event(line: Line) -> dict[str, Any]:
+    """A line as an event: the published body, its `id` the ledger's seq, and our kind beside the published type."""
+    kind = KINDS.get(line.kind)
+    event: dict[str, Any] = {
+        "id": str(line.seq),
+        "type": kind.event if kind and kind.event else line.kind,
+        "timestamp": wire.moment(line.at),
+        "kind": line.kind,
+    }
+    return event | {key: fact for key, fact in line.facts.items() if key not in event}
+
+
+# -- wire --------------------------------------------------------------------
+
+
+async def get_trace(request: web.Request) -> web.Response:
+    trace = request.match_info["trace_id"]
+    lines = await lines_of(request.app[MESH], trace)
+    if not lines:
+        raise not_found("trace", trace, f"nothing is recorded of {trace!r}: the id may be wrong, or too old")
+    kind = "ask" if any(line.kind.startswith("ask.") for line in lines) else "notify"
+    return wire.reply({"trace_id": trace, "kind": kind, "stages": stages_of(lines)})
+
+
+async def get_events(request: web.Request) -> web.Response:
+    """The newest events, at most 500, oldest first; `since` is an id, and what follows it is returned."""
+    ledger = request.app[MESH].ledger
+    since = request.query.get("since", "")
+    known = since.isascii() and since.isdigit() and int(since) >= ledger.last - 500
+    lines = ledger.after(int(since) if known else max(0, ledger.last - 500), 500)
+    return wire.reply([as_event(line) for line in lines])
+
+
+async def get_stream(request: web.Request) -> web.StreamResponse:
+    """Server-sent events. `Last-Event-ID` or `?since=` resume without loss or repeat, `?replay=N` starts N earlier."""
+    mesh = request.app[MESH]
+    at = _start(request, mesh)
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+        }
+    )
+    await response.prepare(request)
+    request[wire.STARTED] = response
+    await response.write(b": repowire\n\n")
+    with mesh.bus.listen(EVERYTHING) as nudge:
+        while True:
+            while lines := mesh.ledger.after(at, PAGE):
+                await response.write("".join(map(_sse, lines)).encode())
+                at = lines[-1].seq
+            if mesh.bus.closed:
+                return response
+            if not await nudge.wait(KEEPALIVE_SECONDS):
+                await response.write(b": keepalive\n\n")
+
+
+def _start(request: web.Request, mesh: Mesh) -> int:
+    if "replay" in request.query:
+        return max(0, mesh.ledger.last - wire.whole(request, "replay", default=0, least=0, most=REPLAY_MOST))
+    text = request.headers.get("Last-Event-ID") or request.query.get("since")
+    if text is None:
+        return mesh.ledger.last
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else mesh.ledger.last
+
+
+def _sse(line: Line) -> str:
+    return f"id: {line.seq}\ndata: {json.dumps(as_event(line), ensure_ascii=False)}\n\n"
+
+
+ROUTES = [
+    web.get("/traces/{trace_id}", get_trace),
+    web.get("/events", get_events),
+    web.get("/events/stream", get_stream),
+]

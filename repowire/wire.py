@@ -1,0 +1,236 @@
+"""The wire's small words: fields of a body, moments, cursors, and the middleware that writes every refusal."""
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from repowire.clock import new_id
+from repowire.errors import Refusal, invalid, too_large
+from repowire.protocol import MAX_BODY_BYTES, MAX_METADATA_BYTES, is_identifier
+
+log = logging.getLogger("repowire")
+
+STARTED = "started"  # request[STARTED]: the response whose headers have left, so that no other one can be sent
+
+
+def moment(seconds: float | None) -> str | None:
+    """Unix seconds as ISO-8601 in UTC with microseconds; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
+def reply(body: Any, status: int = 200) -> web.Response:
+    """A JSON response."""
+    return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json")
+
+
+# -- bodies --------------------------------------------------------------------
+
+
+class Body:
+    """The fields of a JSON object, read one by one with the bound at the call. Every error names its field."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.fields.get(name) is not None
+
+    def text(self, name: str, *, max_chars: int = 1024, least: int = 1) -> str:
+        """A required string."""
+        value = self.optional_text(name, max_chars=max_chars)
+        if value is None:
+            raise invalid(name, "is required")
+        if len(value) < least:
+            raise invalid(name, "must not be empty")
+        return value
+
+    def optional_text(self, name: str, *, max_chars: int = 1024) -> str | None:
+        """A string or nothing."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise invalid(name, "must be a string")
+        if len(value) > max_chars:
+            raise invalid(name, f"must be at most {max_chars} characters", limit=max_chars)
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise invalid(name, "must be Unicode text without lone surrogates")
+        return value
+
+    def optional_identifier(self, name: str) -> str | None:
+        """A name of a peer or circle, or nothing."""
+        value = self.fields.get(name)
+        if value is not None and not is_identifier(value):
+            raise invalid(name, "must be 1 to 64 of the letters, digits and . _ -")
+        return value
+
+    def choice(self, name: str, options: tuple[str, ...], default: str | None = None) -> str | None:
+        """One of the words."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if value not in options:
+            raise invalid(name, f"must be one of {', '.join(options)}")
+        return str(value)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """true or false."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise invalid(name, "must be true or false")
+        return value
+
+    def optional_whole(self, name: str, *, least: int = 0, most: int = 2**53) -> int | None:
+        """A whole number; `true` is not one."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise invalid(name, f"must be a whole number from {least} to {most}")
+        return value
+
+    def seconds(self, name: str, *, default: float, at_most: float, cap: bool = False) -> float:
+        """A duration. Over `at_most` is an error, or the cap where the route says so."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise invalid(name, "must be a number of seconds")
+        if value > at_most and not cap:
+            raise invalid(name, f"must be at most {at_most:g} seconds", limit=at_most)
+        return min(float(value), at_most)
+
+    def record(self, name: str, *, max_bytes: int = MAX_METADATA_BYTES) -> dict[str, Any]:
+        """An object, {} when absent."""
+        value = self.fields.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise invalid(name, "must be an object")
+        if len(json.dumps(value)) > max_bytes:
+            raise invalid(name, f"must be at most {max_bytes} bytes of JSON", limit=max_bytes)
+        return value
+
+    def records(self, name: str, *, most: int = 20) -> list[dict[str, Any]]:
+        """A list of objects, [] when absent."""
+        value = self.fields.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise invalid(name, "must be a list of objects")
+        if len(value) > most:
+            raise invalid(name, f"must have at most {most} members", limit=most)
+        return value
+
+
+async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
+    """The JSON object of a request; a body of another kind is refused with words that say what to send."""
+    if request.content_type not in ("application/json", "application/octet-stream") and not (
+        request.content_type.endswith("+json")
+    ):
+        raise invalid("body", f"must be sent as application/json, not {request.content_type}")
+    try:
+        raw = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large(f"the body must be at most {MAX_BODY_BYTES} bytes", limit=MAX_BODY_BYTES) from None
+    if not raw and empty_ok:
+        return Body({})
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise invalid("body", "must be JSON in UTF-8") from None
+    if not isinstance(fields, dict):
+        raise invalid("body", "must be a JSON object")
+    return Body(fields)
+
+
+# -- queries -------------------------------------------------------------------
+
+
+def whole(request: web.Request, name: str, *, default: int, least: int = 1, most: int = 500) -> int:
+    """A whole number of the query string."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.removeprefix("-").isdigit()) or not least <= int(text) <= most:
+        raise invalid(name, f"must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def word(request: web.Request, name: str, options: tuple[str, ...], default: str | None = None) -> str | None:
+    """One of the words, from the query string."""
+    text = request.query.get(name, default)
+    if text is not None and text not in options:
+        raise invalid(name, f"must be one of {', '.join(options)}")
+    return text
+
+
+def cursor(request: web.Request) -> int | None:
+    """Where the last page of a list ended: an opaque text from its `next`."""
+    text = request.query.get("cursor")
+    if text is None:
+        return None
+    try:
+        return int(base64.urlsafe_b64decode(text.encode()))
+    except (ValueError, binascii.Error):
+        raise invalid("cursor", "must be the `next` of an earlier page") from None
+
+
+def next_cursor(seq: int) -> str:
+    """The opaque text that `cursor` reads."""
+    return base64.urlsafe_b64encode(str(seq).encode()).decode()
+
+
+# -- refusals ------------------------------------------------------------------
+
+
+def _response(refusal: Refusal) -> web.Response:
+    response = reply(refusal.as_json(), refusal.status)
+    response.headers.update(refusal.headers)
+    return response
+
+
+def _from_aiohttp(failure: web.HTTPException) -> Refusal:
+    if failure.status == 404:
+        return Refusal(404, "not_found", "there is no such path; docs/api.md lists them")
+    if isinstance(failure, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(failure.allowed_methods))
+        return Refusal(405, "method_not_allowed", f"this path takes {allowed}", headers={"Allow": allowed})
+    if failure.status == 413:
+        return too_large(f"the body must be at most {MAX_BODY_BYTES} bytes", limit=MAX_BODY_BYTES)
+    return Refusal(failure.status, "bad_request", failure.text or failure.reason)
+
+
+@web.middleware
+async def refusals(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Every refusal and every failure in the one shape; a failure of ours is logged with the id that it shows."""
+    try:
+        response: web.StreamResponse = await handler(request)
+        return response
+    except Refusal as refusal:
+        return _response(refusal)
+    except web.HTTPException as failure:
+        if failure.status < 400:
+            raise
+        return _response(_from_aiohttp(failure))
+    except (asyncio.CancelledError, ConnectionResetError):
+        raise
+    except Exception:
+        trace = new_id("err")
+        log.exception("%s: %s %s failed", trace, request.method, request.path)
+        if STARTED in request:
+            if request.transport is not None:
+                request.transport.abort()
+            started: web.StreamResponse = request[STARTED]
+            return started
+        return _response(Refusal(500, "internal", f"a fault of ours; the daemon's log has it as {trace}", trace=trace))
