@@ -413,15 +413,15 @@ def socket_address(path: Path) -> str:
     """The path, or a short alias of it where a socket's address would not hold it. Raises ConfigError."""
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
         return str(path)
-    if sys.platform != "linux":
-        raise ConfigError(f"{path}: is too long for a Unix socket; choose a shorter REPOWIRE_HOME")
-    return f"/proc/self/fd/{_folder_descriptor(str(path.parent))}/{path.name}"
+    if sys.platform == "linux":
+        return f"/proc/self/fd/{_folder_descriptor(str(path.parent))}/{path.name}"
+    raise ConfigError(f"{path}: is too long for a Unix socket; choose a shorter REPOWIRE_HOME")
 
 
 @cache
 def _folder_descriptor(folder: str) -> int:
     """Stays open as long as the process: the alias is good for nothing without it."""
     try:
-        return os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be used as the home: {error.strerror}") from error

@@ -1,0 +1,167 @@
+"""Processes: one is (pid, start time), and we are told the moment it ends.
+
+A pid alone proves nothing, since it is given out again; with its start time it names one process until the reboot.
+Never polls: Linux tells by a pidfd, macOS by kqueue. A zombie has ended.
+"""
+
+import asyncio
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+UNKNOWN = 0.0  # the start time of a process that lives, and that we may not look at
+TICKS = os.sysconf("SC_CLK_TCK")
+MOST = 2**31 - 1  # pid_t
+DEEPEST = 64  # ancestors; a shell in a shell in tmux has about ten
+
+Process = tuple[int, float]
+
+
+class Procs:
+    """Watch processes from the loop; `on_end(pid, started)` is called once for each that ends."""
+
+    def __init__(self, on_end: Callable[[int, float], None]) -> None:
+        self.blind: str | None = None  # why the end of some process will not be told
+        self._on_end = on_end
+        self._ends = _Ends()
+        self._watched: dict[Process, int] = {}  # and what holds it
+
+    def started(self, pid: int) -> float | None:
+        """Its start time, good for comparing alone: seconds since the boot, on macOS unix seconds. None when gone."""
+        found = _look(pid)
+        return found[1] if found else None
+
+    def alive(self, pid: int, started: float) -> bool:
+        """Whether that very process runs."""
+        return self.started(pid) in (started, UNKNOWN)
+
+    def watch(self, pid: int, started: float) -> bool:
+        """Be told when it ends; False when it has ended. Without a watch (see `blind`) True says only that it lives."""
+        if (pid, started) in self._watched:
+            return True
+        if not 0 < pid <= MOST:
+            return False
+        try:
+            handle = self._ends.hold(pid)
+        except ProcessLookupError:
+            return False
+        except OSError as error:  # an old kernel, a sandbox, or too many open files
+            self.blind = f"the end of process {pid} cannot be watched: {error.strerror}"
+            return self.alive(pid, started)
+        if not self.alive(pid, started):  # only now: what is held cannot become another process
+            self._ends.let_go(handle)
+            return False
+        self._watched[pid, started] = handle
+        self._ends.tell(handle, partial(self._ended, pid, started))
+        return True
+
+    def ancestors(self, pid: int) -> list[Process]:
+        """The process itself, its parent, and so on; empty when it is gone."""
+        line: list[Process] = []
+        while 0 < pid <= MOST and len(line) < DEEPEST and (found := _look(pid)):
+            parent, started = found
+            if line and started > line[-1][1]:  # younger than its child: the parent has ended, its pid is another's
+                break
+            line.append((pid, started))
+            pid = parent
+        return line
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        for handle in self._watched.values():
+            self._ends.let_go(handle)
+        self._watched.clear()
+        self._ends.close()
+
+    def _ended(self, pid: int, started: float) -> None:
+        self._ends.let_go(self._watched.pop((pid, started)))
+        self._on_end(pid, started)
+
+
+if sys.platform == "linux":
+
+    class _Ends:
+        """One pidfd for each process; it becomes readable when the process ends."""
+
+        def __init__(self) -> None:
+            self._loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+        def hold(self, pid: int) -> int:
+            return os.pidfd_open(pid)
+
+        def tell(self, handle: int, told: Callable[[], None]) -> None:
+            self._loops[handle] = asyncio.get_running_loop()
+            self._loops[handle].add_reader(handle, told)
+
+        def let_go(self, handle: int) -> None:
+            loop = self._loops.pop(handle, None)
+            if loop is not None and not loop.is_closed():
+                loop.remove_reader(handle)
+            os.close(handle)
+
+        def close(self) -> None:
+            """Nothing is left to close: each was let go."""
+
+    def _look(pid: int) -> tuple[int, float] | None:
+        """Parent and start time; None when the process is gone or a zombie."""
+        try:
+            with open(f"/proc/{pid:d}/stat", "rb", buffering=0) as file:
+                fields = file.read(4_096).rpartition(b")")[2].split()  # the name before may hold blanks and brackets
+        except PermissionError:
+            return 0, UNKNOWN
+        except OSError:  # it is gone; ESRCH when it goes while we read
+            return None
+        if not fields or (fields[0] in (b"Z", b"X") and int(fields[17]) <= 1):  # more: only its first thread has ended
+            return None
+        return int(fields[1]), int(fields[19]) / TICKS
+
+else:
+
+    class _Ends:
+        """One kqueue for all processes; a handle is the pid."""
+
+        def __init__(self) -> None:
+            self._queue = select.kqueue()
+            self._told: dict[int, Callable[[], None]] = {}
+            self._loop: asyncio.AbstractEventLoop | None = None
+
+        def hold(self, pid: int) -> int:
+            self._change(pid, select.KQ_EV_ADD | select.KQ_EV_ONESHOT)
+            return pid
+
+        def tell(self, handle: int, told: Callable[[], None]) -> None:
+            self._told[handle] = told
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._queue.fileno(), self._drain)
+
+        def let_go(self, handle: int) -> None:
+            self._told.pop(handle, None)
+            with suppress(OSError):  # it has fired, and so is gone already
+                self._change(handle, select.KQ_EV_DELETE)
+
+        def close(self) -> None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._queue.fileno())
+            self._queue.close()
+
+        def _change(self, pid: int, flags: int) -> None:
+            self._queue.control([select.kevent(pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)], 0)
+
+        def _drain(self) -> None:
+            for event in self._queue.control(None, 64, 0):
+                if told := self._told.get(event.ident):
+                    told()
+
+    def _look(pid: int) -> tuple[int, float] | None:
+        """Parent and start time (in whole seconds, which is all that ps tells)."""
+        command = ["/bin/ps", "-o", "ppid=,state=,lstart=", "-p", str(pid)]
+        answer = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C"}, timeout=5, check=False)
+        fields = answer.stdout.split(maxsplit=2)
+        if len(fields) < 3 or fields[1].startswith("Z"):
+            return None
+        return int(fields[0]), time.mktime(time.strptime(fields[2].strip(), "%a %b %d %H:%M:%S %Y"))
