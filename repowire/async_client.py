@@ -66,6 +66,10 @@ class DaemonHTTPError(DaemonError, Refusal):
     """The daemon refused: status, error, hint and facts as in `Refusal`."""
 
 
+class NotTaken(RepowireError):
+    """A handler raises it to give a message back: it was not taken, and goes back to the mailbox with these words."""
+
+
 class PeerDisconnectedError(RepowireError):
     """A connected peer was ended by the daemon; connecting again would end the same way."""
 
@@ -712,10 +716,12 @@ class Connection:
             message = await self._inbox.get()
             try:
                 reply = await self._handled(message)
-            except Exception as exc:
-                log.exception("%s: the handler failed on %s", self.display_name, message.delivery_id)
-                await self._receipt(message, "failed", repr(exc)[:500])
+            except NotTaken as no:
+                await self._receipt(message, "failed", str(no)[:500])
                 continue
+            except Exception:  # it has the message, whatever it made of it: giving that back would be a loop
+                log.exception("%s: the handler failed on %s", self.display_name, message.delivery_id)
+                reply = None
             await message.taken()
             if message.kind == "ask" and message.correlation_id and reply is not None:
                 await self._reply(message.correlation_id, reply)

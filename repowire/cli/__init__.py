@@ -98,7 +98,9 @@ def main(argv: list[str]) -> int:
         return 0
     noun = ALIASES.get(argv[0], argv[0])
     if noun not in NOUNS:
-        near = [name for name in NOUNS if name[:2] == noun[:2] or name in noun]
+        from difflib import get_close_matches
+
+        near = get_close_matches(noun, NOUNS, cutoff=0.5)
         meant = f" (did you mean {' or '.join(near)}?)" if near else ""
         print(f"repowire: no command {noun!r}{meant}; see repowire --help", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from repowire.cli import command as c
 from repowire.client import DaemonAway, RepowireClient
+from repowire.protocol import HUMAN
 
 WAIT_SECONDS = 300.0  # what a bare --wait waits
 ROUND_SECONDS = 45.0  # one call's share of it, below the daemon's own cap
@@ -201,7 +202,9 @@ def _asks(argv: list[str]) -> int:
     way = made.add_mutually_exclusive_group()
     way.add_argument("--inbound", action="store_true", help="only those to the peer")
     way.add_argument("--outbound", action="store_true", help="only those from the peer")
-    made.add_argument("--peer", metavar="PEER", help="whose asks (default: the agent you are, or human)")
+    made.add_argument(
+        "--peer", metavar="PEER", help="whose asks (default: everybody's; with --inbound or --outbound: human)"
+    )
     made.add_argument("-n", "--limit", type=int, default=50, metavar="N", help="at most N (default %(default)s)")
     c.with_json(made)
     return c.run(made, argv, asks)
@@ -210,8 +213,9 @@ def _asks(argv: list[str]) -> int:
 def asks(args: argparse.Namespace) -> int:
     direction = "inbound" if args.inbound else "outbound" if args.outbound else "both"
     state = "answered" if args.answered else None if args.all else "open"
+    peer = args.peer or (None if direction == "both" else HUMAN)
     with c.client() as daemon:
-        page = daemon.asks_history(peer_id=args.peer, direction=direction, state=state, limit=args.limit)
+        page = daemon.asks_history(peer_id=peer, direction=direction, state=state, limit=args.limit)
     if args.json:
         c.put(c.to_json(page))
         return c.OK

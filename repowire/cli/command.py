@@ -233,6 +233,8 @@ def told() -> Iterator[None]:
         fail(str(late) or "timed out", PENDING)
     except config.ConfigError as wrong:
         fail(str(wrong))
+    except KeyError as lacking:
+        fail(f"the answer lacks {lacking}: what answers is no repowire daemon, or one of another version")
     except KeyboardInterrupt:
         raise Exit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader has seen enough; keep the interpreter from saying so at its end

@@ -21,6 +21,7 @@ START_SECONDS = 30.0  # an integrity check of a large database is part of a star
 STOP_MARGIN_SECONDS = 10.0  # beyond the drain: closing the store
 LOOK_SECONDS = 0.02
 LOG_LINES = 10
+CANNOT_START = ("ConfigError", "HomeBusy", "StoreError", "LedgerError")  # by name: the store is the daemon's alone
 
 
 def main(argv: list[str]) -> int:
@@ -66,10 +67,11 @@ def start(args: argparse.Namespace) -> int:
 
 def run_here(settings: config.Config, *, as_json: bool) -> int:
     """Become the daemon. What keeps it from starting is one clear line."""
-    daemon = cli.program()
     try:
-        code: int = daemon.main(settings, json=as_json)
-    except daemon.CANNOT_START as exc:
+        code: int = cli.program().main(settings, json=as_json)
+    except Exception as exc:
+        if type(exc).__name__ not in CANNOT_START:
+            raise
         c.fail(str(exc))
     return code
 
@@ -245,25 +247,28 @@ def _token(argv: list[str]) -> int:
 
 
 def token(args: argparse.Namespace) -> int:
-    home = config.home_of()
+    settings = config.load()
     if args.rotate:
-        rotate(home)
-    found = config.read_token(home)
+        rotate(settings)
+    fixed = settings.daemon.auth_token
+    found = config.read_token(settings.home) if fixed is None else fixed
     if found is None:
-        c.fail(f"there is no token in {home} yet; the first start of `repowire daemon` makes it")
-    c.put(c.to_json({"token": found, "token_file": str(home / "token")}) if args.json else found)
+        c.fail(f"there is no token in {settings.home} yet; the first start of `repowire daemon` makes it")
+    if not found:
+        c.fail("daemon.auth_token is set and empty: TCP is open and asks for none")
+    c.put(c.to_json({"token": found, "token_file": str(settings.token_path)}) if args.json else found)
     return c.OK
 
 
-def rotate(home: Path) -> None:
+def rotate(settings: config.Config) -> None:
     """Through the daemon, which cuts its sockets; where none runs, the file is all there is."""
     try:
-        with closing(client.RepowireClient(home=home)) as daemon:
+        with closing(client.RepowireClient(home=settings.home)) as daemon:
             daemon.rotate_token()
         c.hint("rotated; clients with the old token are cut off")
     except client.DaemonAway as away:
-        if away.asked or holder(config.load(home)) is not None:
+        if away.asked or holder(settings) is not None:
             raise
-        config.prepare_home(home)
-        config.write_token(home)
+        config.prepare_home(settings.home)
+        config.write_token(settings.home)
         c.hint("rotated; no daemon was running")

@@ -20,6 +20,7 @@ from repowire.async_client import (
     DaemonConnectionError,
     DaemonTimeoutError,
     Message,
+    NotTaken,
     PeerDisconnectedError,
 )
 from repowire.cli import command as c
@@ -113,7 +114,7 @@ class Printer:
             with suppress(OSError):  # the interpreter flushes once more at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self._stop()
-            raise
+            raise NotTaken("nobody reads what is listened to") from None
 
 
 def shown(message: Message) -> c.Json:
