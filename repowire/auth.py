@@ -13,14 +13,13 @@ import sys
 from asyncio import BaseTransport
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from repowire.config import ConfigError, write_token
 from repowire.errors import Refusal, forbidden, unauthorized, unsupported
-from repowire.procs import Process, Procs
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,16 +40,24 @@ class Caller(NamedTuple):
 TCP = Caller("tcp", None)
 
 
+class Processes(Protocol):
+    """What is needed of `procs.Procs`."""
+
+    def ancestors(self, pid: int) -> list[tuple[int, float]]:
+        """The process itself, its parent, and so on, each with its start time."""
+        ...
+
+
 class Auth:
     """The token, and the addresses under which we may be spoken to."""
 
-    def __init__(self, token: str | None, procs: Procs) -> None:
+    def __init__(self, token: str | None, procs: Processes) -> None:
         """Without a token TCP is open; `check_bind` sees to it that this is loopback."""
-        self._token = token.encode() if token else None
+        self.token = token or None
         self._procs = procs
         self._hosts: set[str] = set()
         self._callers: WeakKeyDictionary[BaseTransport, Caller] = WeakKeyDictionary()
-        self._lines: WeakKeyDictionary[BaseTransport, list[Process]] = WeakKeyDictionary()
+        self._lines: WeakKeyDictionary[BaseTransport, list[tuple[int, float]]] = WeakKeyDictionary()
         self.allowed_origins: frozenset[str] = frozenset()
 
     def bind(self, host: str, port: int) -> None:
@@ -66,17 +73,16 @@ class Auth:
 
     def matches(self, value: object) -> bool:
         """Whether it is the token, in constant time; True for everything when there is none."""
-        if self._token is None:
+        if self.token is None:
             return True
         if not isinstance(value, str):
             return False
-        return hmac.compare_digest(value.encode("utf-8", "surrogatepass"), self._token)
+        return hmac.compare_digest(value.encode("utf-8", "surrogatepass"), self.token.encode())
 
     def rotate(self, home: Path) -> str:
         """Write a new token and ask for that from now on; live sockets are the caller's. Raises ConfigError."""
-        token = write_token(home)
-        self._token = token.encode()
-        return token
+        self.token = write_token(home)
+        return self.token
 
     def caller(self, request: web.Request) -> Caller:
         """Who is at the other end; asked of the kernel once a connection. Raises Refusal for another user."""
@@ -88,7 +94,7 @@ class Auth:
             known = self._callers[transport] = _credentials(transport.get_extra_info("socket"))
         return known
 
-    def lineage(self, request: web.Request) -> list[Process]:
+    def lineage(self, request: web.Request) -> list[tuple[int, float]]:
         """The calling process and its ancestors, nearest first; empty over TCP. Read once a connection."""
         transport, pid = request.transport, self.caller(request).pid
         if transport is None or pid is None:
@@ -127,13 +133,13 @@ class Auth:
     def _admit_token(self, request: web.Request, path: str) -> bool:
         given = request.headers.get("Authorization")
         if given is None:
-            if self._token is None or _is_public(request.method, path):
+            if self.token is None or _is_public(request.method, path):
                 return True
             if path == "/ws" and request.method == "GET" and request.headers.get("Upgrade", "").lower() == "websocket":
                 return False
             raise unauthorized("send Authorization: Bearer and the token, or use the Unix socket")
         scheme, _, token = given.partition(" ")
-        if not (scheme.lower() == "bearer" and self.matches(token.strip())) and self._token is not None:
+        if not (scheme.lower() == "bearer" and self.matches(token.strip())) and self.token is not None:
             if _is_public(request.method, path):
                 return True
             raise unauthorized("this is not the token; `repowire token` shows it")
