@@ -191,7 +191,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
         most=config.delivery_queue_max_per_peer,
     )
     if draft.reply_to:
-        _close_by_reply(change, draft.reply_to)
+        _close_by_reply(change, draft.reply_to, ask)
     return ask, delivery
 
 
@@ -216,8 +216,11 @@ def _frame(ask: Ask, draft: Draft) -> dict[str, Any]:
     return frame
 
 
-def _close_by_reply(change: Change, correlation_id: str) -> None:
-    """A later ask that names an open one in `reply_to` answers it (wire.md 5.1)."""
+def _close_by_reply(change: Change, correlation_id: str, later: Ask) -> None:
+    """A later ask of the one who was asked, back to the asker, answers the open one (wire.md 5.1)."""
+    first = find(change.db, correlation_id)
+    if first is None or (first.to_peer_id, first.from_peer_id) != (later.from_peer_id, later.to_peer_id):
+        return
     if _close(change, correlation_id, "reply_to"):
         change.record("ask.closed", correlation_id=correlation_id, reason="reply_to")
         deliveries.answered(change, correlation_id)

@@ -147,12 +147,13 @@ class Auth:
 
 
 AUTH = web.AppKey("auth", Auth)
+ADMITTED = web.RequestKey("admitted", bool)
 
 
 @web.middleware
 async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Before everything else, unknown paths included; `request["admitted"]` says whether a token is still due."""
-    request["admitted"] = request.app[AUTH].admit(request)
+    """Before everything else, unknown paths included; `request[ADMITTED]` says whether a token is still due."""
+    request[ADMITTED] = request.app[AUTH].admit(request)
     return await handler(request)
 
 

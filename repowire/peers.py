@@ -13,7 +13,6 @@ from typing import Any
 from aiohttp import web
 
 from repowire import presence, wire
-from repowire.auth import caller
 from repowire.clock import new_id
 from repowire.errors import Refusal, conflict, forbidden, invalid, malformed, not_found
 from repowire.mesh import MESH, Change, Mesh
@@ -377,10 +376,7 @@ def update(
 
 def calling(mesh: Mesh, request: web.Request) -> Peer | None:
     """The agent on whose behalf a Unix socket caller speaks: it descends from that agent's process. None: the human."""
-    who = caller(request)
-    if who.pid is None:
-        return None
-    for pid, started in mesh.procs.ancestors(who.pid):
+    for pid, started in mesh.auth.lineage(request):
         if (peer := by_process(mesh.db.conn, pid, started)) is not None:
             return peer
     return None

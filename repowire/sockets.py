@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from repowire import asks, claims, deliveries, peers, presence, wire
-from repowire.auth import caller
+from repowire.auth import ADMITTED, caller
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal, invalid, unavailable
 from repowire.mesh import MESH, Change, Mesh
@@ -64,7 +64,7 @@ class Socket:
     holder: str = ""
     remembers: bool = False
     receipts: bool = False
-    by_token: bool = False  # it came over TCP with the token, so a rotation cuts it
+    generation: int = 0  # of the token that let it in; a rotation cuts it, unless it came over the Unix socket
 
     async def hand(self, delivery: Delivery) -> bool:
         """Write one frame. A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut."""
@@ -111,15 +111,13 @@ class Sockets:
     async def run(self, mesh: Mesh) -> None:
         """Close the sockets of peers that were retired or unregistered, and those of a token that was rotated."""
         with mesh.bus.listen("peer.retired", "peer.unregistered", "token.rotated") as nudge:
-            token = mesh.auth.token
             while True:
                 for peer_id, socket in list(self.live.items()):
                     peer = peers.find(mesh.db.conn, peer_id)
                     if peer is None or peer.retired_at is not None or peer.hidden_at is not None:
                         await socket.close(CLOSE_RETIRED, "peer retired")
-                    elif socket.by_token and token != mesh.auth.token:
+                    elif socket.generation < mesh.auth.generation and caller(socket.request).via == "tcp":
                         await socket.close(CLOSE_AUTHENTICATION, "the token was rotated")
-                token = mesh.auth.token
                 await nudge.wait(60.0)
 
 
@@ -241,11 +239,9 @@ def _frame(message: aiohttp.WSMessage) -> dict[str, Any] | None:
 
 
 def _authenticate(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> None:
-    admitted = socket.request.get("admitted", False)
-    token = frame.get("auth_token")
-    if not admitted and not (isinstance(token, str) and mesh.auth.matches(token)):
+    if not socket.request[ADMITTED] and not mesh.auth.matches(frame.get("auth_token")):
         raise Goodbye(CLOSE_AUTHENTICATION, "Authentication failed")
-    socket.by_token = caller(socket.request).via == "tcp" and mesh.auth.token is not None
+    socket.generation = mesh.auth.generation
 
 
 def _validate(frame: dict[str, Any]) -> None:

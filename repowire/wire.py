@@ -17,7 +17,8 @@ from repowire.protocol import MAX_BODY_BYTES, MAX_METADATA_BYTES, is_identifier
 
 log = logging.getLogger("repowire")
 
-STARTED = "started"  # request[STARTED]: the response whose headers have left, so that no other one can be sent
+# The response whose headers have left already, so that no other one can be sent
+STARTED = web.RequestKey("started", web.StreamResponse)
 
 
 def moment(seconds: float | None) -> str | None:
@@ -231,6 +232,5 @@ async def refusals(request: web.Request, handler: Any) -> web.StreamResponse:
         if STARTED in request:
             if request.transport is not None:
                 request.transport.abort()
-            started: web.StreamResponse = request[STARTED]
-            return started
+            return request[STARTED]
         return _response(Refusal(500, "internal", f"a fault of ours; the daemon's log has it as {trace}", trace=trace))
