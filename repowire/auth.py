@@ -55,6 +55,7 @@ class Auth:
         """Without a token TCP is open; `check_bind` sees to it that this is loopback."""
         self.token = token or None
         self._procs = procs
+        self.generation = 0  # counts rotations: what an earlier token let in is to be cut
         self._hosts: set[str] = set()
         self._callers: WeakKeyDictionary[BaseTransport, Caller] = WeakKeyDictionary()
         self._lines: WeakKeyDictionary[BaseTransport, list[tuple[int, float]]] = WeakKeyDictionary()
