@@ -130,6 +130,8 @@ class Ledger:
     def _rotate(self) -> None:
         """Close the segment, on the disk first: after a power cut only the last one may be torn."""
         try:
+            if self._torn:
+                self._cut_back()
             sync_file(self._file)
             fresh = self._open(self._number + 1)
         except OSError as error:  # go on in the old one, and try again some lines later
@@ -225,12 +227,21 @@ class Ledger:
                 break
         return lines
 
-    def read(self, segment: int, offset: int) -> Line:
-        """The line that stands at a place. Raises LedgerError when it was pruned, or no line begins there."""
-        with self._view(segment) as view:
-            if not 0 <= offset < len(view) or (offset and view[offset - 1] != 10):
-                raise self._damaged(segment, offset, "no line begins there")
-            return self._parse(view[offset : view.find(b"\n", offset) + 1], segment, offset)
+    def read(self, segment: int, offset: int) -> Line | None:
+        """The line that stands at a place, None when it was pruned. Raises LedgerError when no line begins there."""
+        if segment < (self._segments[0].number if self._segments else self._number):
+            return None
+        file = self._reopen(segment)
+        try:
+            raw = os.pread(file, 4_096, max(0, offset - 1))
+            while b"\n" not in raw[1:] and (more := os.pread(file, 65_536, max(0, offset - 1) + len(raw))):
+                raw += more
+        finally:
+            os.close(file)
+        if offset > 0 and raw[:1] != b"\n":
+            raise self._damaged(segment, offset, "no line begins there")
+        start = 1 if offset > 0 else 0
+        return self._parse(raw[start : raw.find(b"\n", start) + 1], segment, offset)
 
     def _after_in_ring(self, seq: int, limit: int) -> list[Line]:
         lines = []
@@ -264,17 +275,19 @@ class Ledger:
             raise self._damaged(segment, offset, "seq, at or kind is of a wrong type")
         return Line(seq, at, kind, facts, segment, offset)
 
+    def _reopen(self, segment: int) -> int:
+        try:
+            return os.open(self._path(segment), os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise LedgerError(f"{self._path(segment)}: cannot be read: {error.strerror}") from error
+
     @contextmanager
     def _view(self, segment: int) -> Iterator[mmap.mmap]:
-        path = self._path(segment)
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError as error:
-            raise LedgerError(f"{path}: cannot be read: {error.strerror}") from error
+        file = self._reopen(segment)
         try:
             view = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise LedgerError(f"{path}: cannot be read: {error}") from error
+            raise LedgerError(f"{self._path(segment)}: cannot be read: {error}") from error
         finally:
             os.close(file)
         with view:
