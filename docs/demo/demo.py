@@ -146,6 +146,7 @@ class Stage:
     def start_tmux(self) -> None:
         self.tmux("new-session", "-d", "-s", "demo", "-x", COLUMNS, "-y", "30", "-n", "keeper", "cat")
         self.tmux_server = int(self.tmux("display-message", "-p", "#{pid}"))
+        self.tmux("set-option", "-g", "remain-on-exit", "on")  # what a peer said last can be read when it fails
 
     def start_peer(self, name: str) -> str:
         """A script becomes a peer, in a tmux window of its own; the pane."""
@@ -157,9 +158,16 @@ class Stage:
         return pane
 
     def online(self, name: str) -> bool:
-        return any(p["display_name"] == name and p["ws_connected"] for p in self.json("peer", "list"))
+        return any(p["display_name"] == name and p["ws_connected"] for p in self.json("peer", "list")["peers"])
 
     # -- the end
+
+    def last_words(self) -> str:
+        """What the daemon and the panes show, for whoever must find out why it failed."""
+        words = [f"daemon: {(self.folder / 'daemon.err').read_text().strip()[-2000:] or 'nothing on stderr'}"]
+        panes = self.tmux("list-panes", "-a", "-F", "#{pane_id}").split() if self.tmux_server else []
+        words += [f"pane {pane}: {self.tmux('capture-pane', '-p', '-J', '-t', pane)[-1000:]}" for pane in panes]
+        return "\n".join(words)
 
     def close(self) -> None:
         """End what was started here, and nothing else."""
@@ -181,6 +189,8 @@ def stage() -> Iterator[Stage]:
     made = Stage(folder)
     try:
         yield made
+    except Failed as why:
+        raise Failed(f"{why}\n{made.last_words()}") from None
     finally:
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
