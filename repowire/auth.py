@@ -83,6 +83,7 @@ class Auth:
     def rotate(self, home: Path) -> str:
         """Write a new token and ask for that from now on; live sockets are the caller's. Raises ConfigError."""
         self.token = write_token(home)
+        self.generation += 1
         return self.token
 
     def caller(self, request: web.Request) -> Caller:
