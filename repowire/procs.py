@@ -145,6 +145,8 @@ else:
                 self._change(handle, select.KQ_EV_DELETE)
 
         def close(self) -> None:
+            if self._queue.closed:
+                return
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.remove_reader(self._queue.fileno())
             self._queue.close()
