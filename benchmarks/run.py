@@ -157,7 +157,16 @@ async def first_writes(options: argparse.Namespace) -> dict[str, Any]:
 def cli(options: argparse.Namespace) -> bool:
     out = options.out / "procbench.json"
     command = [sys.executable, str(options.meshbench.parent / "procbench.py"), "--a-cli", str(REPOWIRE)]
-    command += ["--a-daemon", DAEMON, "--label-a", "repowire", "--rounds", str(options.rounds), "--json", str(out)]
+    command += [
+        "--a-daemon",
+        f"env REPOWIRE_DAEMON__AUTH_TOKEN= {DAEMON}",
+        "--label-a",
+        "repowire",
+        "--rounds",
+        str(options.rounds),
+        "--json",
+        str(out),
+    ]
     return judge("The command line, against an interpreter that does nothing:", harness_run(command, out), CLI_BARS)
 
 
