@@ -189,6 +189,8 @@ class Ledger:
                 os.unlink(self._path(oldest.number))
             total -= oldest.size
             removed.append(self._segments.pop(0).number)
+        while removed and self._ring and self._ring[0].seq < self.first:
+            self._floor = self._ring.popleft().seq
         return removed
 
     def close(self) -> None:
