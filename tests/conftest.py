@@ -222,8 +222,8 @@ class Api:
 
 
 @pytest.fixture
-async def new_api() -> AsyncIterator[Callable[..., Any]]:
-    """`await new_api(mesh)`: an `Api` over that mesh's app, with its loops running; all are ended at the end."""
+async def new_api(new_mesh: Callable[..., Any]) -> AsyncIterator[Callable[..., Any]]:
+    """`await new_api(mesh)`: an `Api` over that mesh's app, with its loops running; all end before the meshes do."""
     clients: list[TestClient[Any, Any]] = []
     loops: list[asyncio.Task[None]] = []
 
@@ -231,7 +231,8 @@ async def new_api() -> AsyncIterator[Callable[..., Any]]:
         from repowire import daemon
 
         server = TestServer(daemon.build_app(mesh), host="127.0.0.1")
-        client = TestClient(server, cookie_jar=aiohttp.DummyCookieJar())
+        patience = aiohttp.ClientTimeout(total=3 * DEADLINE_SECONDS)
+        client = TestClient(server, cookie_jar=aiohttp.DummyCookieJar(), timeout=patience)
         await client.start_server()
         clients.append(client)
         mesh.auth.bind("127.0.0.1", server.port)
