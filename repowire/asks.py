@@ -7,11 +7,11 @@ mailbox; it is never left where nobody looks (wire.md 16, row 13).
 import json
 from dataclasses import dataclass
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import deliveries, peers, presence, wire
+from repowire import deliveries, peers, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import forbidden, gone, malformed, not_found, unavailable
@@ -32,6 +32,7 @@ CREATE TABLE asks (
     from_peer TEXT NOT NULL, from_peer_id TEXT,               -- a stranger has a name and no id
     to_peer TEXT NOT NULL, to_peer_id TEXT NOT NULL,
     text TEXT NOT NULL, attachments TEXT, reply_to TEXT,
+    delivery_id TEXT NOT NULL,
     created_at REAL NOT NULL, expires_at REAL NOT NULL,        -- unix seconds
     closed_at REAL, close_reason TEXT,                         -- both NULL while the ask is open
     reply TEXT, reply_attachments TEXT, replied_by TEXT,
@@ -39,8 +40,6 @@ CREATE TABLE asks (
 );
 CREATE INDEX asks_open_to ON asks (to_peer_id, seq) WHERE closed_at IS NULL;
 CREATE INDEX asks_open_from ON asks (from_peer_id, seq) WHERE closed_at IS NULL;
-CREATE INDEX asks_from ON asks (from_peer_id, seq);
-CREATE INDEX asks_to ON asks (to_peer_id, seq);
 CREATE INDEX asks_open_by_expiry ON asks (expires_at) WHERE closed_at IS NULL;
 CREATE INDEX asks_closed ON asks (closed_at) WHERE closed_at IS NOT NULL;
 CREATE INDEX asks_in_hand ON asks (seq) WHERE reply_at_rest = 0;
@@ -52,8 +51,7 @@ CREATE VIEW waits AS                                           -- for whom somet
 ]
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """A row of `asks`; moments are unix seconds, attachments JSON text."""
 
     seq: int
@@ -65,6 +63,7 @@ class Ask:
     text: str
     attachments: str | None
     reply_to: str | None
+    delivery_id: str
     created_at: float
     expires_at: float
     closed_at: float | None
@@ -142,40 +141,23 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
     404 and 409 for the recipient, 403 across circles, 503 `no_live_transport` when nobody would get it now and it was
     not asked to be kept (wire.md 16, row 12), 429 when the mailbox is full.
     """
-    target = peers.resolve(change.db, draft.to_peer, draft.circle)
-    sender = peers.sender_of(change.db, draft.from_peer, target.circle)
+    target = peers.meant(change, draft.to_peer, draft.circle)
+    sender = peers.sender(change, draft.from_peer, target.circle)
     peers.check_circle(sender, target, bypass=draft.bypass_circle)
-    if not (draft.keep_if_offline or presence.reachable(change.db, target.peer_id) or keeps_asks(target)):
+    if not (draft.keep_if_offline or mesh.doors.of(target.peer_id) or keeps_asks(target)):
         raise unavailable(
             "no_live_transport",
             f'{target.display_name} is not connected; send with if_offline: "queue" (CLI: --queue) to leave it there',
             peer_id=target.peer_id,
         )
-    now, config = change.now, mesh.config.daemon
-    correlation_id = new_id("ask")
-    from_peer = sender.display_name if sender else draft.from_peer
-    row = change.db.execute(
-        "INSERT INTO asks (correlation_id, from_peer, from_peer_id, to_peer, to_peer_id, text, attachments, reply_to,"
-        " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
-        (
-            correlation_id,
-            from_peer,
-            sender.peer_id if sender else None,
-            target.display_name,
-            target.peer_id,
-            draft.text,
-            json.dumps(draft.attachments) if draft.attachments else None,
-            draft.reply_to,
-            now,
-            now + config.ask_ttl_seconds,
-        ),
-    ).fetchone()
-    ask = Ask(*row)
+    config = mesh.config.daemon
+    correlation_id, expires_at = new_id("ask"), change.now + config.ask_ttl_seconds
+    from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (draft.from_peer, None)
     change.record(
         "ask.opened",
         correlation_id=correlation_id,
         **{"from": from_peer, "to": target.display_name},
-        from_peer_id=ask.from_peer_id,
+        from_peer_id=from_peer_id,
         to_peer_id=target.peer_id,
         text=draft.text,
         reply_to=draft.reply_to,
@@ -184,12 +166,33 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
     delivery = deliveries.queue(
         change,
         target.peer_id,
-        _frame(ask, draft),
+        _frame(correlation_id, from_peer, target.display_name, draft),
         trace=correlation_id,
-        from_peer_id=ask.from_peer_id,
-        expires_at=ask.expires_at,
+        from_peer_id=from_peer_id,
+        expires_at=expires_at,
         most=config.delivery_queue_max_per_peer,
     )
+    ask = Ask(
+        seq=0,
+        correlation_id=correlation_id,
+        from_peer=from_peer,
+        from_peer_id=from_peer_id,
+        to_peer=target.display_name,
+        to_peer_id=target.peer_id,
+        text=draft.text,
+        attachments=json.dumps(draft.attachments) if draft.attachments else None,
+        reply_to=draft.reply_to,
+        delivery_id=delivery.delivery_id,
+        created_at=change.now,
+        expires_at=expires_at,
+        closed_at=None,
+        close_reason=None,
+        reply=None,
+        reply_attachments=None,
+        replied_by=None,
+        reply_at_rest=1,
+    )
+    change.db.execute(f"INSERT INTO asks VALUES ({', '.join('?' * len(ask))})", (None, *ask[1:]))
     if draft.reply_to:
         _close_by_reply(change, draft.reply_to, ask)
     return ask, delivery
@@ -200,14 +203,14 @@ def keeps_asks(peer: Peer) -> bool:
     return peer.role == HUMAN or peer.details.get("repowire_cli_fallback") is True
 
 
-def _frame(ask: Ask, draft: Draft) -> dict[str, Any]:
-    cid = ask.correlation_id
+def _frame(correlation_id: str, from_peer: str, to_peer: str, draft: Draft) -> dict[str, Any]:
+    hint = f'↳ ack("{correlation_id}") or ack("{correlation_id}", "reply")'
     frame: dict[str, Any] = {
         "type": "ask",
-        "correlation_id": cid,
-        "from_peer": ask.from_peer,
-        "to_peer": ask.to_peer,
-        "text": f'{ask.text.rstrip()}\n↳ ack("{cid}") or ack("{cid}", "reply")',
+        "correlation_id": correlation_id,
+        "from_peer": from_peer,
+        "to_peer": to_peer,
+        "text": f"{draft.text.rstrip()}\n{hint}",
     }
     if draft.attachments:
         frame["attachments"] = list(draft.attachments)
@@ -223,14 +226,15 @@ def _close_by_reply(change: Change, correlation_id: str, later: Ask) -> None:
         return
     if _close(change, correlation_id, "reply_to"):
         change.record("ask.closed", correlation_id=correlation_id, reason="reply_to")
-        deliveries.answered(change, correlation_id)
+        deliveries.answered(change, first.delivery_id)
 
 
-def _close(change: Change, correlation_id: str, reason: str) -> bool:
+def _close(change: Change, correlation_id: str, reason: str, **columns: Any) -> bool:
     """The guarded UPDATE; False when the ask was closed before."""
+    more = "".join(f", {name} = ?" for name in columns)
     done = change.db.execute(
-        "UPDATE asks SET closed_at = ?, close_reason = ? WHERE correlation_id = ? AND closed_at IS NULL",
-        (change.now, reason, correlation_id),
+        f"UPDATE asks SET closed_at = ?, close_reason = ?{more} WHERE correlation_id = ? AND closed_at IS NULL",
+        (change.now, reason, *columns.values(), correlation_id),
     )
     return done.rowcount == 1
 
@@ -252,8 +256,12 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
 
     The same ack again changes nothing; another reply is gone (410), so that none is lost silently.
     """
-    ask = load(change.db, correlation_id)
-    if not _close(change, correlation_id, "ack" if reply.bare else "ack_with_msg"):
+    ask, reason = load(change.db, correlation_id), "ack" if reply.bare else "ack_with_msg"
+    awaited = mesh.bus.heard(wait_topic(correlation_id))
+    said: dict[str, Any] = {}
+    if not reply.bare:
+        said = {"reply": reply.text, "reply_attachments": _packed(reply), "replied_by": by or ask.to_peer}
+    if not _close(change, correlation_id, reason, **said, reply_at_rest=int(reply.bare or not awaited)):
         if not reply.bare and (reply.text, _packed(reply)) != (ask.reply, ask.reply_attachments):
             raise gone(
                 "ask_closed",
@@ -262,28 +270,20 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
                 close_reason=ask.close_reason,
             )
         return None
-    awaited = mesh.bus.heard(wait_topic(correlation_id))
-    if not reply.bare:
-        change.db.execute(
-            "UPDATE asks SET reply = ?, reply_attachments = ?, replied_by = ?, reply_at_rest = ?"
-            " WHERE correlation_id = ?",
-            (reply.text, _packed(reply), by or ask.to_peer, 0 if awaited else 1, correlation_id),
-        )
     change.record(
         "ask.acked",
         correlation_id=correlation_id,
         **{"from": by or ask.to_peer, "to": ask.from_peer},
         from_peer_id=ask.to_peer_id,
         to_peer_id=ask.from_peer_id,
-        status="ack" if reply.bare else "ack_with_msg",
+        status=reason,
         text=reply.text,
     )
-    change.record("ask.closed", correlation_id=correlation_id, reason="ack" if reply.bare else "ack_with_msg")
-    deliveries.answered(change, correlation_id)
+    deliveries.answered(change, ask.delivery_id)
     if awaited:
         change.ring(wait_topic(correlation_id))
         return None
-    return None if reply.bare else push_reply(change, mesh, load(change.db, correlation_id))
+    return None if reply.bare else push_reply(change, mesh, ask._replace(**said))
 
 
 def _packed(reply: Reply) -> str | None:
@@ -292,9 +292,10 @@ def _packed(reply: Reply) -> str | None:
 
 def push_reply(change: Change, mesh: Mesh, ask: Ask) -> Delivery | None:
     """Send the reply to the asker as a notify. A stranger has no mailbox; the human's replies wait with the ask."""
-    change.db.execute("UPDATE asks SET reply_at_rest = 1 WHERE correlation_id = ?", (ask.correlation_id,))
-    asker = peers.find(change.db, ask.from_peer_id) if ask.from_peer_id else None
-    if asker is None or (asker.role == HUMAN and not presence.reachable(change.db, asker.peer_id)):
+    if not ask.reply_at_rest:
+        taken(change, ask.correlation_id)
+    asker = peers.remembered(change, ask.from_peer_id) if ask.from_peer_id else None
+    if asker is None or (asker.role == HUMAN and mesh.doors.of(asker.peer_id) is None):
         return None
     return _tell_asker(
         change, mesh, ask, asker, f"[ack #{ask.correlation_id} from @{ask.replied_by or ask.to_peer}] {ask.reply or ''}"
@@ -322,7 +323,7 @@ def end(change: Change, mesh: Mesh, ask: Ask, reason: str, words: str) -> None:
     if not _close(change, ask.correlation_id, reason):
         return
     change.record("ask.closed", correlation_id=ask.correlation_id, reason=reason)
-    deliveries.cancel(change, ask.correlation_id, reason)
+    deliveries.cancel(change, ask.delivery_id, reason)
     change.ring(wait_topic(ask.correlation_id))
     asker = peers.find(change.db, ask.from_peer_id) if ask.from_peer_id else None
     if asker is not None and asker.role != HUMAN:
@@ -375,7 +376,7 @@ def tick(mesh: Mesh) -> float:
 
 def as_json(db: Connection, ask: Ask) -> dict[str, Any]:
     """An ask as the lists show it."""
-    delivery = deliveries.of_trace(db, ask.correlation_id)
+    delivery = deliveries.find(db, ask.delivery_id)
     return {
         "correlation_id": ask.correlation_id,
         "from_peer": ask.from_peer,

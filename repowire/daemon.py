@@ -68,7 +68,10 @@ Loop = Callable[[Mesh], Awaitable[None]]
 
 
 def open_mesh(
-    config: Config, clock: Clock | None = None, on_failure: Callable[[BaseException], None] | None = None
+    config: Config,
+    clock: Clock | None = None,
+    *,
+    on_failure: Callable[[BaseException], None] | None = None,
 ) -> Mesh:
     """The stores and edges, opened and brought up to date. The home exists and is ours."""
     clock = clock or SystemClock()
@@ -196,12 +199,11 @@ async def serve(config: Config, *, as_json: bool = False) -> int:
             stop.set()
 
         mesh = open_mesh(config, on_failure=disk_failed)
+        mesh.shared = True
         try:
             await _run(mesh, lock, stop, as_json)
         finally:
-            mesh.procs.close()
-            mesh.ledger.close()
-            mesh.db.close()
+            mesh.close()
         return 1 if failed else 0
     finally:
         lock.release()
@@ -221,7 +223,7 @@ async def _run(mesh: Mesh, lock: Lock, stop: asyncio.Event, as_json: bool) -> No
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(keep(mesh, run, name), name=name) for name, run in loops(app)]
             mesh.announce("daemon.started", pid=os.getpid(), port=port, version=__version__)
-            await mesh.db.on_disk()
+            await mesh.on_disk()
             lock.write(config.daemon.host, port, mesh.clock.now())
             _say_ready(config, port, as_json)
             await stop.wait()

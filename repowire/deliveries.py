@@ -6,35 +6,25 @@ what was sent and not receipted is `leased`, past its lease `unknown`, and what 
 """
 
 import json
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from sqlite3 import Connection, Row
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import peers, presence, wire
+from repowire import peers, wire
 from repowire.clock import new_id
+from repowire.doors import Door
 from repowire.errors import malformed, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
-from repowire.protocol import (
-    ANSWERED,
-    EXPIRED,
-    FAILED,
-    HANDED,
-    HELD,
-    LEASED,
-    QUEUED,
-    SEEN,
-    UNKNOWN,
-    mail_topic,
-)
+from repowire.protocol import EXPIRED, FAILED, HELD, LEASED, QUEUED, UNKNOWN
 
-log = logging.getLogger("repowire")
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 BATCH = 32  # leased at once for a taker that remembers what it took; one at a time for the others
 WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
+RETRY_MOST_SECONDS = 60.0
 MAX_BATCH = 1000
 
 # -- model and table ---------------------------------------------------------
@@ -55,7 +45,6 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX mailboxes ON deliveries (peer_id, seq) WHERE state IN ('queued', 'held');
 CREATE INDEX deliveries_leased ON deliveries (peer_id, leased_at) WHERE state = 'leased';
-CREATE INDEX deliveries_by_trace ON deliveries (trace);
 CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE state IN ('queued', 'held');
 """
 ]
@@ -63,8 +52,7 @@ CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE state IN ('que
 OPEN = ("queued", "held")
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A row of `deliveries`; moments are unix seconds, `frame` is JSON text."""
 
     seq: int
@@ -91,16 +79,13 @@ class Delivery:
         frame: dict[str, Any] = json.loads(self.frame)
         return {"type": frame.pop("type"), "delivery_id": self.delivery_id, **frame}
 
+    @property
+    def wire_text(self) -> str:
+        """The payload as JSON text: the stored frame with its id spliced in."""
+        return f'{{"delivery_id":"{self.delivery_id}",{self.frame[1:]}'
 
-class Transport(Protocol):
-    """A live way to one peer. It promises where a lease went, and whether its far end remembers what it took."""
 
-    holder: str
-    remembers: bool
-
-    async def hand(self, delivery: Delivery) -> bool:
-        """Write one delivery; False when the transport ended before it was written."""
-        ...
+Hand = Callable[[Delivery], Awaitable[bool]]  # write one delivery; False when the way ended before it was written
 
 
 # -- queries -----------------------------------------------------------------
@@ -123,12 +108,6 @@ def load(db: Connection, delivery_id: str) -> Delivery:
     return delivery
 
 
-def of_trace(db: Connection, trace: str) -> Delivery | None:
-    """The first delivery of a trace: an ask's own, before its reply."""
-    rows = db.execute("SELECT * FROM deliveries WHERE trace = ? ORDER BY seq LIMIT 1", (trace,))
-    return _delivery(rows.fetchone())
-
-
 def depth(db: Connection, peer_id: str) -> int:
     """How many messages wait in a mailbox."""
     rows = db.execute("SELECT count(*) FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held')", (peer_id,))
@@ -147,51 +126,60 @@ def queue(
     from_peer_id: str | None = None,
     expires_at: float,
     most: int,
-    delivery_id: str | None = None,
 ) -> Delivery:
-    """Put a frame into a mailbox, behind what is there; 429 `queue_full` when `most` wait already."""
-    reachable = presence.reachable(change.db, peer_id)
-    if not reachable and depth(change.db, peer_id) >= most:
+    """Put a frame into a mailbox, behind what is there; 429 `queue_full` when `most` wait already.
+
+    Where a door is open and nothing waits before it, the message is leased at once and goes straight through.
+    """
+    door = change.mesh.doors.of(peer_id)
+    straight = door is not None and door.clear
+    if not straight and depth(change.db, peer_id) >= most:
         raise too_many(
             "queue_full",
             f"{most} messages wait for this peer already; try again when it has read some",
             peer_id=peer_id,
             limit=most,
         )
-    kind = frame["type"]
-    delivery_id = delivery_id or new_id("ask-delivery" if kind == "ask" else "notif-delivery")
-    trace = trace or delivery_id
-    row = change.db.execute(
-        "INSERT INTO deliveries"
-        " (delivery_id, peer_id, kind, trace, from_peer_id, frame, state, reason, created_at, expires_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?) RETURNING *",
-        (
-            delivery_id,
-            peer_id,
-            kind,
-            trace,
-            from_peer_id,
-            json.dumps(frame, ensure_ascii=False, separators=(",", ":")),
-            None if reachable else "recipient_offline",
-            change.now,
-            expires_at,
-        ),
-    ).fetchone()
-    if not reachable:
-        _tell(change, "queued", Delivery(*row), "recipient_offline")
-    change.ring(mail_topic(peer_id))
-    return Delivery(*row)
+    kind: str = frame["type"]
+    delivery_id = new_id("ask-delivery" if kind == "ask" else "notif-delivery")
+    delivery = Delivery(
+        seq=0,
+        delivery_id=delivery_id,
+        peer_id=peer_id,
+        kind=kind,
+        trace=trace or delivery_id,
+        from_peer_id=from_peer_id,
+        frame=encode(frame),
+        state=LEASED if straight else QUEUED,
+        reason=None if door else "recipient_offline",
+        created_at=change.now,
+        expires_at=expires_at,
+        leased_by=door.holder if door and straight else None,
+        leased_at=change.now if straight else None,
+        attempts=int(straight),
+        handed_at=None,
+        seen_at=None,
+        closed_at=None,
+    )
+    row = (None, *delivery[1:])
+    change.db.execute(f"INSERT INTO deliveries VALUES ({', '.join('?' * len(row))})", row)
+    if door is None:
+        _tell(change, "queued", delivery, delivery.reason)
+    elif straight:
+        _tell(change, "leased", delivery, by=door.holder)
+        change.after(partial(door.put, delivery))
+    else:
+        change.after(door.mail)
+    return delivery
 
 
 def _tell(change: Change, word: str, delivery: Delivery, reason: str | None = None, **facts: Any) -> None:
-    change.record(
-        f"delivery.{word}",
-        delivery_id=delivery.delivery_id,
-        trace=None if delivery.trace == delivery.delivery_id else delivery.trace,
-        peer_id=delivery.peer_id,
-        reason=reason,
-        **facts,
-    )
+    _note(change, word, delivery.delivery_id, delivery.trace, delivery.peer_id, reason=reason, **facts)
+
+
+def _note(change: Change, word: str, delivery_id: str, trace: str, peer_id: str, **facts: Any) -> None:
+    part_of = None if trace == delivery_id else trace
+    change.record(f"delivery.{word}", delivery_id=delivery_id, trace=part_of, peer_id=peer_id, **facts)
 
 
 def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Delivery]:
@@ -223,7 +211,14 @@ def release(change: Change, unwritten: Sequence[Delivery], reason: str) -> None:
     for delivery in unwritten:
         if _move(change, delivery, (LEASED,), QUEUED, reason):
             _tell(change, "queued", delivery, reason)
-            change.ring(mail_topic(delivery.peer_id))
+            _mail(change, delivery.peer_id)
+
+
+def _mail(change: Change, peer_id: str) -> None:
+    """Something waits in the mailbox: new messages queue behind it."""
+    if (door := change.mesh.doors.of(peer_id)) is not None:
+        door.clear = False
+        change.after(door.mail)
 
 
 def receipt(change: Change, delivery_id: str, status: str, detail: str | None = None, *, peer_id: str) -> None:
@@ -232,30 +227,51 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
     `injected` proves `handed`; `held`, `rejected` and `failed` say that nothing was injected, so the message goes back
     into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker.
     """
-    delivery = find(change.db, delivery_id)
-    if delivery is None or delivery.peer_id != peer_id:
-        return
+    door = change.mesh.doors.of(peer_id)
     if status == "injected":
-        if _move(change, delivery, (QUEUED, HELD, LEASED, UNKNOWN), HANDED, None, handed_at=change.now):
-            _tell(change, "handed", delivery)
-            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
-    elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
-        _tell(change, "held", delivery, detail or status, status=status)
+        row = change.db.execute(_HANDED, (change.now, delivery_id, peer_id)).fetchone()
+        if row is not None:
+            _note(change, "handed", delivery_id, row[0], peer_id)
+            if door is not None:
+                door.handed_at = change.now
+        return
+    reason = detail or status
+    row = change.db.execute(_BACK, (reason, delivery_id, peer_id)).fetchone()
+    if row is not None:
+        _note(change, "held", delivery_id, row[0], peer_id, reason=reason, status=status)
         change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
+        if door is not None:
+            door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0 ** row[1])
+            _mail(change, peer_id)
 
 
-def answered(change: Change, trace: str) -> None:
+_HANDED = (
+    "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?"
+    " WHERE delivery_id = ? AND peer_id = ? AND state IN ('queued', 'held', 'leased', 'unknown') RETURNING trace"
+)
+_BACK = (
+    "UPDATE deliveries SET state = 'held', reason = ?"
+    " WHERE delivery_id = ? AND peer_id = ? AND state IN ('leased', 'unknown') RETURNING trace, attempts"
+)
+
+
+def answered(change: Change, delivery_id: str) -> None:
     """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent."""
-    delivery = of_trace(change.db, trace)
-    if delivery and _move(
-        change, delivery, (QUEUED, HELD, LEASED, HANDED, SEEN, UNKNOWN), ANSWERED, None, closed_at=change.now
-    ):
-        _tell(change, "answered", delivery)
+    row = change.db.execute(_ANSWERED, (change.now, delivery_id)).fetchone()
+    if row is not None:
+        _note(change, "answered", delivery_id, row[0], row[1])
 
 
-def cancel(change: Change, trace: str, reason: str) -> None:
+_ANSWERED = (
+    "UPDATE deliveries SET state = 'answered', reason = NULL, closed_at = ?"
+    " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'handed', 'seen', 'unknown')"
+    " RETURNING trace, peer_id"
+)
+
+
+def cancel(change: Change, delivery_id: str, reason: str) -> None:
     """What still waits in the mailbox is not sent; what left already stays what it is."""
-    delivery = of_trace(change.db, trace)
+    delivery = find(change.db, delivery_id)
     if delivery and _move(change, delivery, (QUEUED, HELD), FAILED, reason, closed_at=change.now):
         _tell(change, "failed", delivery, reason)
 
@@ -291,48 +307,73 @@ def lost(change: Change, peer_id: str, holder: str) -> None:
 # -- loops -------------------------------------------------------------------
 
 
-async def serve(mesh: Mesh, peer_id: str, transport: Transport) -> None:
-    """The one worker of a mailbox while a live transport leads to the peer: lease, disk, write, in order."""
-    with mesh.change() as change:
-        again = take_again(change, peer_id, transport.holder) if transport.remembers else []
-    with mesh.bus.listen(mail_topic(peer_id)) as nudge:
-        if again:
-            await _write(mesh, transport, again)
-        while True:
-            with mesh.change() as change:
-                batch = lease(change, peer_id, transport.holder, BATCH if transport.remembers else 1)
-            if batch:
-                await _write(mesh, transport, batch)
-            else:
-                await nudge.wait(_try_again_in(mesh, peer_id))
+async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
+    """The one worker of a door: first what waits in the mailbox, then what is put into the door, in order.
 
-
-def _try_again_in(mesh: Mesh, peer_id: str) -> float | None:
-    """What was handed back is tried again after 2, 4, 8 … 60 s, or sooner when the peer says `ready`."""
-    row = mesh.db.conn.execute(
-        "SELECT min(attempts) FROM deliveries WHERE peer_id = ? AND state = 'held'", (peer_id,)
-    ).fetchone()
-    return None if row[0] is None else min(60.0, 2.0 ** row[0])
-
-
-async def _write(mesh: Mesh, transport: Transport, batch: list[Delivery]) -> None:
-    """Hand a leased batch over, once its lease is on the disk; what was provably not written goes back."""
-    written = 0
+    Ends with ConnectionResetError when the way ends; what was leased and provably not written goes back.
+    """
+    unwritten: list[Delivery] = []
     try:
-        await mesh.db.on_disk()
-        for delivery in batch:
-            if not await transport.hand(delivery):
-                break
-            written += 1
-            trace = None if delivery.trace == delivery.delivery_id else delivery.trace
-            mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
-            mesh.bus.publish((_written_topic(delivery.delivery_id),))
-    finally:
-        if written < len(batch):
+        if door.remembers:
             with mesh.change() as change:
-                release(change, batch[written:], "transport_closed")
-    if written < len(batch):
-        raise ConnectionResetError("the transport ended")
+                unwritten = take_again(change, door.peer_id, door.holder)
+            await _write(mesh, unwritten, hand)
+        while True:
+            if door.clear:
+                unwritten.extend(_all_in(door))
+            elif (left := door.retry_at - mesh.clock.now()) > 0:
+                await door.nudge.wait(left)
+                continue
+            else:
+                unwritten.extend(_lease_for(mesh, door))
+            if unwritten:
+                await _write(mesh, unwritten, hand)
+            elif door.clear:
+                await door.nudge.wait()
+    finally:
+        _shut(mesh, door, unwritten)
+
+
+def _all_in(door: Door) -> list[Delivery]:
+    taken = list(door.items)
+    door.items.clear()
+    return taken
+
+
+def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
+    """The next of the mailbox; when nothing is left there the door is clear. What is in the door already was first."""
+    with mesh.change() as change:
+        found = lease(change, door.peer_id, door.holder, BATCH if door.remembers else 1)
+        door.clear = not found
+    return _all_in(door) + found
+
+
+async def _write(mesh: Mesh, batch: list[Delivery], hand: Hand) -> None:
+    """Hand a leased batch over once its lease is on the disk; each that is written leaves the batch."""
+    if batch:
+        await mesh.on_disk()
+    while batch:
+        delivery = batch[0]
+        if not await hand(delivery):
+            raise ConnectionResetError("the way ended")
+        del batch[0]
+        trace = None if delivery.trace == delivery.delivery_id else delivery.trace
+        mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
+        mesh.bus.publish((_written_topic(delivery.delivery_id),))
+
+
+def _shut(mesh: Mesh, door: Door, unwritten: list[Delivery]) -> None:
+    """The worker ends: nothing goes into the door any more, and what did not leave it goes back."""
+    mesh.doors.close(door)
+    mesh.commit()  # what was leased to the door in this turn is put into it now
+    unwritten += _all_in(door)
+    with mesh.change() as change:
+        if unwritten:
+            release(change, unwritten, "way_closed")
+        if not door.remembers:
+            lost(change, door.peer_id, door.holder)
+        if door.handed_at is not None:
+            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (door.handed_at, door.peer_id))
 
 
 async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
@@ -340,10 +381,12 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
 
     A slow reader is not waited for longer than WRITE_SECONDS: the message stays in the mailbox and the reply says that.
     """
-    if presence.reachable(mesh.db.conn, delivery.peer_id):
+    if mesh.doors.of(delivery.peer_id) is not None:
         with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
+            await mesh.committed()
             if await nudge.wait(WRITE_SECONDS):
-                return replace(delivery, state=LEASED, reason=None)
+                return delivery._replace(state=LEASED, reason=None)
+    await mesh.committed()
     return load(mesh.db.conn, delivery.delivery_id)
 
 
@@ -433,7 +476,7 @@ async def get_pending(request: web.Request) -> web.Response:
         taken = lease(change, peer.peer_id, "poll", max(0, most))
         for delivery in taken:
             receipt(change, delivery.delivery_id, "injected", peer_id=peer.peer_id)
-    await mesh.db.on_disk()
+    await mesh.on_disk()
     return wire.reply({"deliveries": [_drained(delivery) for delivery in taken]})
 
 

@@ -1,13 +1,15 @@
 """The mesh: what a rule may reach, the change that it runs in, and the barrier between a commit and a 2xx.
 
-A change is one transaction with one moment and the events that it leaves. Events reach the ledger and the bus only
-after the commit; on any exception neither happens.
+A change is all or nothing, with one moment and the events that it leaves. Changes of one turn of the loop share a
+transaction: each stands in a savepoint of its own, they are committed together when the turn ends, and only then do
+their events reach the ledger and the bus. Whoever must know that his change lasts awaits `Mesh.on_disk`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from sqlite3 import Connection
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 from aiohttp import web
@@ -16,10 +18,14 @@ from repowire.auth import Auth
 from repowire.bus import Bus
 from repowire.clock import Clock
 from repowire.config import Config
-from repowire.db import Database
+from repowire.db import Database, StoreError
+from repowire.doors import Doors
+from repowire.errors import unavailable
 from repowire.ledger import Ledger
 from repowire.procs import Procs
 from repowire.protocol import topics
+
+log = logging.getLogger("repowire")
 
 INDEX_LINES = 512  # the ledger's index catches up after this many lines: 2 ms of loop, and always within the ring
 
@@ -34,58 +40,183 @@ INSERT INTO ledger_mark VALUES (0);
 
 
 class Change:
-    """One transaction: its connection, its moment (unix seconds), and the events it will leave."""
+    """All or nothing: its connection, its moment (unix seconds), and what it will leave after the commit."""
 
-    __slots__ = ("db", "events", "now", "rings")
+    __slots__ = ("afterwards", "db", "events", "mesh", "now")
 
-    def __init__(self, db: Connection, now: float) -> None:
-        self.db, self.now = db, now
+    def __init__(self, mesh: "Mesh") -> None:
+        self.mesh, self.db, self.now = mesh, mesh.db.conn, mesh.clock.now()
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.rings: list[str] = []
+        self.afterwards: list[Callable[[], None]] = []
 
     def record(self, kind: str, **facts: Any) -> None:
         """Leave an event, written and published after the commit. Facts that are None are left out."""
         self.events.append((kind, {name: fact for name, fact in facts.items() if fact is not None}))
+        if kind.startswith("peer."):
+            self.mesh.memo.clear()
 
     def ring(self, topic: str) -> None:
         """Wake who listens to the topic after the commit, without an event."""
-        self.rings.append(topic)
+        self.afterwards.append(partial(self.mesh.bus.publish, (topic,)))
+
+    def after(self, call: Callable[[], None]) -> None:
+        """Do this after the commit; it must not raise."""
+        self.afterwards.append(call)
 
 
-@dataclass(frozen=True)
+class Turn:
+    """What is committed together, and who waits for it. `lost` is why it was not."""
+
+    __slots__ = ("changes", "lost", "over")
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.over = asyncio.Event()
+        self.lost: BaseException | None = None
+
+
 class Mesh:
-    """The infrastructure that handlers, rules and loops share; never business."""
+    """The infrastructure that handlers, rules and loops share; never business.
 
-    clock: Clock
-    config: Config
-    db: Database
-    ledger: Ledger
-    bus: Bus
-    procs: Procs
-    auth: Auth
+    With `shared` the changes of one turn of the loop are committed together, else each by itself.
+    """
 
-    @contextmanager
-    def change(self) -> Iterator[Change]:
-        """Commit, then write and publish the events. Never await inside."""
-        with self.db.transaction() as db:
-            change = Change(db, self.clock.now())
-            yield change
-            if change.events:
-                db.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + len(change.events),))
-        for kind, facts in change.events:
-            self._announce(kind, change.now, facts)
-        if change.rings:
-            self.bus.publish(change.rings)
+    def __init__(
+        self,
+        clock: Clock,
+        config: Config,
+        db: Database,
+        ledger: Ledger,
+        bus: Bus,
+        procs: Procs,
+        auth: Auth,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self.clock, self.config, self.db, self.ledger = clock, config, db, ledger
+        self.bus, self.procs, self.auth, self.shared = bus, procs, auth, shared
+        self.doors = Doors()
+        self.memo: dict[str, Any] = {}  # rows that were read; emptied by every event of a peer and every lost change
+        self._turn: Turn | None = None
+        self._inside = False
+
+    # -- changes ---------------------------------------------------------------
+
+    def change(self) -> "_Changing":
+        """`with mesh.change() as change:`; on an exception nothing of it happened. Never await inside."""
+        return _Changing(self)
+
+    def _begin(self) -> None:
+        if self._inside:
+            raise RuntimeError("a change is open already: never await inside one, and never open one in another")
+        if self._turn is None:
+            self.db.transaction().__enter__()
+            self._turn = Turn()
+            if self.shared:
+                asyncio.get_running_loop().call_soon(self.commit)
+        self.db.conn.execute("SAVEPOINT change")
+        self._inside = True
+
+    def _end(self, change: Change | None) -> None:
+        """Keep a change, or undo one. What SQLite rolled back by itself (a full disk) takes its whole turn along."""
+        self._inside = False
+        if change is None:
+            self.memo.clear()
+        if self.db.conn.in_transaction:
+            if change is None:
+                self.db.conn.execute("ROLLBACK TO change")
+            self.db.conn.execute("RELEASE change")
+        if change is not None and self._turn is not None:
+            self._turn.changes.append(change)
+        if not self.shared:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit the open turn, then write and publish its events. When that fails all of it is lost.
+
+        Who waits for a shared turn learns of the loss; alone, the failure is raised.
+        """
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        events = sum(len(change.events) for change in turn.changes)
+        try:
+            if not self.db.conn.in_transaction:
+                raise StoreError(f"{self.db.path}: a change could not be written, and its turn was undone")
+            try:
+                if events:
+                    self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
+            except self.db.conn.Error as error:
+                self.db.transaction().__exit__(type(error), error, None)
+                raise
+            self.db.transaction().__exit__(None, None, None)
+        except (self.db.conn.Error, StoreError) as error:
+            self.memo.clear()
+            turn.lost = error
+            log.error("a turn of %d changes was lost: %s", len(turn.changes), error)
+            if not self.shared:
+                raise
+            return
+        finally:
+            turn.over.set()
+        for change in turn.changes:
+            for kind, facts in change.events:
+                self._tell(kind, change.now, facts)
+        for change in turn.changes:
+            for call in change.afterwards:
+                call()
+
+    async def committed(self) -> None:
+        """Wait until what was changed just now is committed. Raises StoreError when it was lost.
+
+        To be awaited in the step that made the change: it is the open turn that is waited for.
+        """
+        turn = self._turn
+        if turn is not None:
+            await turn.over.wait()
+            if turn.lost is not None:
+                raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
+
+    async def on_disk(self) -> None:
+        """Wait until what was changed just now survives a power cut; as `committed`, and then the disk."""
+        await self.committed()
+        await self.db.on_disk()
+
+    # -- events ----------------------------------------------------------------
 
     def announce(self, kind: str, **facts: Any) -> None:
         """An event that belongs to no row: a line and a nudge. Never raises."""
-        self._announce(kind, self.clock.now(), {name: fact for name, fact in facts.items() if fact is not None})
+        self._tell(kind, self.clock.now(), {name: fact for name, fact in facts.items() if fact is not None})
 
-    def _announce(self, kind: str, at: float, facts: dict[str, Any]) -> None:
+    def _tell(self, kind: str, at: float, facts: dict[str, Any]) -> None:
         seq = self.ledger.append(kind, at, facts)
         self.bus.publish(topics(kind, facts))
         if seq % INDEX_LINES == 0:
             self.bus.publish(("ledger.grown",))
+
+    def close(self) -> None:
+        """Commit what is open and let go of the files; a second call changes nothing."""
+        self.commit()
+        self.procs.close()
+        self.ledger.close()
+        self.db.close()
+
+
+class _Changing:
+    """The `with` of `Mesh.change`; a class, since a generator costs as much again as the statements."""
+
+    __slots__ = ("change", "mesh")
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+
+    def __enter__(self) -> Change:
+        self.mesh._begin()
+        self.change = Change(self.mesh)
+        return self.change
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.mesh._end(self.change if kind is None else None)
 
 
 MESH = web.AppKey("mesh", Mesh)
@@ -100,7 +231,7 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
         return
     route = request.match_info.route.resource
     if route is None or route.canonical not in request.app[FORGIVEN]:
-        await request.app[MESH].db.on_disk()
+        await request.app[MESH].on_disk()
 
 
 async def loop(mesh: Mesh, tick: Tick, wakes: tuple[str, ...]) -> None:

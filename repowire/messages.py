@@ -31,8 +31,8 @@ class Note:
 
 def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | None, Peer]:
     """Put a note into the recipient's mailbox; returns its delivery, the sender if known, and the recipient."""
-    target = peers.resolve(change.db, note.to_peer, note.circle)
-    sender = peers.sender_of(change.db, note.from_peer, target.circle)
+    target = peers.meant(change, note.to_peer, note.circle)
+    sender = peers.sender(change, note.from_peer, target.circle)
     peers.check_circle(sender, target, bypass=note.bypass_circle)
     config = mesh.config.daemon
     from_peer = sender.display_name if sender else note.from_peer

@@ -6,9 +6,8 @@ How a newcomer becomes a peer is in `claims.py`; what decides whether one lives 
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from sqlite3 import Connection, Row
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from aiohttp import web
 
@@ -25,6 +24,7 @@ from repowire.protocol import (
 
 TOMBSTONE_SECONDS = 72 * 3600.0  # wire.md 4, retirement
 MAX_DESCRIPTION_CHARS = 2_000
+MEMO_MOST = 10_000  # names kept in memory between two events of a peer
 SESSION_KEYS = ("hook_session_id", "runtime_session_id", "session_id")  # where clients put the runtime's session id
 
 # -- model and table ---------------------------------------------------------
@@ -53,8 +53,7 @@ CREATE UNIQUE INDEX peers_by_seq ON peers (seq);
 ]
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """A row of `peers`; moments are unix seconds, `metadata` is JSON text."""
 
     peer_id: str
@@ -187,14 +186,33 @@ def _unknown(db: Connection, name: str) -> Refusal:
     return not_found("peer", name, hint + " `repowire peer list` shows who there is", near=near)
 
 
-def sender_of(db: Connection, name: str, circle: str) -> Peer | None:
+def remembered(change: Change, peer_id: str) -> Peer | None:
+    """`find`, from memory where no event of a peer came since."""
+    memo, key = change.mesh.memo, f"id {peer_id}"
+    if key not in memo:
+        memo[key] = find(change.db, peer_id)
+    return cast(Peer | None, memo[key])
+
+
+def meant(change: Change, name: str, circle: str | None = None) -> Peer:
+    """`resolve`, from memory where no event of a peer came since. Presence decides between several only."""
+    memo, key = change.mesh.memo, f"name {name}" if circle is None else f"name {name} in {circle}"
+    if key not in memo:
+        peer = resolve(change.db, name, circle)
+        if len(memo) < MEMO_MOST and (peer.peer_id == name or len(named(change.db, name)) == 1):
+            memo[key] = peer
+        return peer
+    return cast(Peer, memo[key])
+
+
+def sender(change: Change, name: str, circle: str) -> Peer | None:
     """Who a `from_peer` is: looked up in the target's circle first, then everywhere; None for a stranger's name."""
     try:
-        return resolve(db, name)
+        return meant(change, name)
     except Refusal as refusal:
         if refusal.status == 404:
             return None
-    return resolve(db, name, circle)
+    return resolve(change.db, name, circle)
 
 
 def waiting(db: Connection, peer_id: str) -> bool:
@@ -285,9 +303,6 @@ def ensure_human(change: Change) -> Peer:
 
 def human(mesh: Mesh) -> Peer:
     """The human's peer, for a caller who is nobody else."""
-    for peer in named(mesh.db.conn, HUMAN):
-        if peer.role == HUMAN:
-            return peer
     with mesh.change() as change:
         return ensure_human(change)
 

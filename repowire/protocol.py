@@ -100,11 +100,6 @@ KINDS: dict[str, Kind] = {
 ID_FACTS = ("trace", "delivery_id", "correlation_id", "peer_id", "from_peer_id", "to_peer_id")
 
 
-def mail_topic(peer_id: str) -> str:
-    """Rings when there is something to take from this peer's mailbox."""
-    return f"mail:{peer_id}"
-
-
 def topics(kind: str, facts: dict[str, Any]) -> list[str]:
     """What an event rings on the bus: its kind and every id among its facts."""
     return [kind, *(facts[key] for key in ID_FACTS if facts.get(key))]

@@ -21,7 +21,9 @@ def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, 
     status = presence.status(evidence)
     connected = presence.SOCKET in evidence and evidence[presence.SOCKET].fact == "open"
     details = peer.details
-    receipts = RECEIPTS in (details.get("capabilities") or []) or peer.handed_at is not None
+    door = mesh.doors.of(peer.peer_id)
+    handed_at = (door and door.handed_at) or peer.handed_at
+    receipts = RECEIPTS in (details.get("capabilities") or []) or handed_at is not None
     pending, oldest = asks.waits_on(db, peer.peer_id)
     return {
         "peer_id": peer.peer_id,
@@ -41,12 +43,12 @@ def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, 
         "description": _description(mesh, peer, now),
         "ws_connected": connected,
         "hook_supports_receipts": receipts,
-        "last_successful_injection_at": wire.moment(peer.handed_at),
+        "last_successful_injection_at": wire.moment(handed_at),
         "last_injection_failure_at": wire.moment(peer.failed_at),
         "pending_ask_count": pending,
         "oldest_pending_age_seconds": round(now - oldest, 3) if oldest is not None else None,
         "pane_safe": None,
-        "inbound_status": _inbound(peer, status, connected, receipts),
+        "inbound_status": _inbound(peer, status, connected, receipts, handed_at),
     }
 
 
@@ -57,7 +59,7 @@ def _description(mesh: Mesh, peer: Peer, now: float) -> str:
     return "" if stale else peer.description
 
 
-def _inbound(peer: Peer, status: str, connected: bool, receipts: bool) -> str:
+def _inbound(peer: Peer, status: str, connected: bool, receipts: bool, handed_at: float | None) -> str:
     """Whether mail gets through (wire.md 1.2, first match)."""
     if status == presence.OFFLINE:
         return "offline"
@@ -65,7 +67,7 @@ def _inbound(peer: Peer, status: str, connected: bool, receipts: bool) -> str:
         return "no_hook"
     if not receipts:
         return "legacy_unverified"
-    if peer.failed_at is not None and peer.failed_at > (peer.handed_at or 0.0):
+    if peer.failed_at is not None and peer.failed_at > (handed_at or 0.0):
         return "inbound_degraded"
     return "online"
 

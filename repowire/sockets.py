@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ from aiohttp import web
 from repowire import asks, claims, deliveries, peers, presence, wire
 from repowire.auth import ADMITTED, caller
 from repowire.deliveries import Delivery
+from repowire.doors import Door
 from repowire.errors import Refusal, invalid, unavailable
 from repowire.mesh import MESH, Change, Mesh
 from repowire.protocol import (
@@ -33,11 +34,9 @@ from repowire.protocol import (
     FIRST_FRAME_SECONDS,
     MAX_FRAME_BYTES,
     MAX_TEXT_CHARS,
-    RECEIPTS,
     ROLES,
     TURN_STATES,
     is_identifier,
-    mail_topic,
 )
 
 log = logging.getLogger("repowire")
@@ -56,15 +55,16 @@ class Goodbye(Exception):
 
 @dataclass
 class Socket:
-    """One live socket; it is the transport of its peer's mailbox."""
+    """One live socket, and the door that it is to its peer."""
 
     ws: web.WebSocketResponse
     request: web.Request
-    peer_id: str = ""
-    holder: str = ""
-    remembers: bool = False
-    receipts: bool = False
     generation: int = 0  # of the token that let it in; a rotation cuts it, unless it came over the Unix socket
+    door: Door = field(default_factory=lambda: Door("", "", remembers=False))
+
+    @property
+    def peer_id(self) -> str:
+        return self.door.peer_id
 
     async def hand(self, delivery: Delivery) -> bool:
         """Write one frame. A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut."""
@@ -72,7 +72,7 @@ class Socket:
             return False
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                await self.ws.send_str(json.dumps(delivery.payload, ensure_ascii=False, separators=(",", ":")))
+                await self.ws.send_str(delivery.wire_text)
         except (ConnectionError, TimeoutError, RuntimeError):
             self.abort()
             return False
@@ -163,19 +163,13 @@ async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
     if before is not None:
         await before.close(CLOSE_REPLACED, "replaced")
     try:
-        await mesh.db.on_disk()
+        await mesh.on_disk()
         await socket.ws.send_str(json.dumps(name))
+        mesh.doors.open(socket.door)
         with mesh.change() as change:
-            peers.note(
-                change,
-                peers.load(change.db, socket.peer_id),
-                presence.SOCKET,
-                "open",
-                "connected",
-                "socket",
-                socket.holder,
-            )
-            change.record("socket.opened", peer_id=socket.peer_id, holder=socket.holder)
+            peer = peers.load(change.db, socket.peer_id)
+            peers.note(change, peer, presence.SOCKET, "open", "connected", "socket", socket.door.holder)
+            change.record("socket.opened", peer_id=socket.peer_id, holder=socket.door.holder)
         async with asyncio.TaskGroup() as group:
             mailbox = group.create_task(_mailbox(mesh, socket))
             await _listen(mesh, socket)
@@ -190,20 +184,20 @@ async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
 async def _mailbox(mesh: Mesh, socket: Socket) -> None:
     """The worker of the mailbox; the end of the socket is the end of it, and no failure."""
     try:
-        await deliveries.serve(mesh, socket.peer_id, socket)
-    except ConnectionError:
+        await deliveries.serve(mesh, socket.door, socket.hand)
+    except (ConnectionError, Refusal) as gone:
+        log.debug("the mailbox of %s: %s", socket.peer_id, gone)
         socket.abort()
 
 
 def _closed(mesh: Mesh, socket: Socket, current: bool) -> None:
-    """The socket is gone: what it was given without a receipt is unknown, unless its far end remembers."""
+    """The socket is gone; another one of the same peer may be there already."""
+    mesh.doors.close(socket.door)
     with mesh.change() as change:
         peer = peers.load(change.db, socket.peer_id)
         if current:
-            peers.note(change, peer, presence.SOCKET, "closed", "socket_closed", "socket", socket.holder)
-        change.record("socket.closed", peer_id=socket.peer_id, holder=socket.holder)
-        if not socket.remembers:
-            deliveries.lost(change, socket.peer_id, socket.holder)
+            peers.note(change, peer, presence.SOCKET, "closed", "socket_closed", "socket", socket.door.holder)
+        change.record("socket.closed", peer_id=socket.peer_id, holder=socket.door.holder)
 
 
 async def _connect(mesh: Mesh, socket: Socket) -> dict[str, Any]:
@@ -277,10 +271,9 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
         claim = replace(claim, metadata=metadata)
         peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True)
         certificate = claims.certify(change, peer) if DEDUPE in capabilities else None
-    socket.peer_id = peer.peer_id
-    socket.receipts = RECEIPTS in capabilities
-    socket.remembers = DEDUPE in capabilities and instance is not None
-    socket.holder = f"instance:{instance}" if socket.remembers else f"socket:{secrets.token_hex(6)}"
+    remembers = DEDUPE in capabilities and instance is not None
+    holder = f"instance:{instance}" if remembers else f"socket:{secrets.token_hex(6)}"
+    socket.door = Door(peer.peer_id, holder, remembers=remembers)
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})
@@ -332,7 +325,8 @@ def on_delivery_ack(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body
 
 def on_ready(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
     """The gate of a pane opened: what was held may be tried again."""
-    change.ring(mail_topic(socket.peer_id))
+    socket.door.retry_at = 0.0
+    change.after(socket.door.mail)
 
 
 def on_response(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:

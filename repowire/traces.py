@@ -50,7 +50,8 @@ def catch_up(mesh: Mesh, most: int = PAGE) -> bool:
         return False
     lines = mesh.ledger.after(mark, most)
     rows = [(trace, line.seq, line.segment, line.offset) for line in lines if (trace := trace_of(line))]
-    with mesh.db.transaction() as db:
+    with mesh.change() as change:
+        db = change.db
         db.executemany("INSERT OR REPLACE INTO trace_lines VALUES (?, ?, ?, ?)", rows)
         db.execute("UPDATE trace_mark SET seq = ?", (lines[-1].seq if lines else mesh.ledger.last,))
     return bool(lines) and lines[-1].seq < mesh.ledger.last
@@ -73,8 +74,8 @@ def tick(mesh: Mesh) -> float:
     ledger = mesh.config.ledger
     removed = mesh.ledger.prune(mesh.clock.now(), ledger.retention_days * 86400.0, ledger.retention_bytes)
     if removed:
-        with mesh.db.transaction() as db:
-            db.execute("DELETE FROM trace_lines WHERE segment <= ?", (max(removed),))
+        with mesh.change() as change:
+            change.db.execute("DELETE FROM trace_lines WHERE segment <= ?", (max(removed),))
     return 0.0 if more else 60.0
 
 

@@ -77,7 +77,7 @@ async def test_an_answered_ask_is_not_sent_any_more(mesh, pair):
     ack(mesh, ask, "yes")
     with mesh.change() as change:
         assert deliveries.lease(change, pair[1].peer_id, "x", 10) == []
-    assert deliveries.of_trace(mesh.db.conn, ask.correlation_id).state == "answered"
+    assert deliveries.load(mesh.db.conn, ask.delivery_id).state == "answered"
 
 
 async def test_a_later_ask_that_replies_closes_the_first(mesh, pair):
@@ -302,9 +302,7 @@ async def test_pending_shows_the_raw_text_newest_first_and_at_most_ten(api):
 
 async def test_history_pages_through_what_was_answered(api):
     await api.connect("ben", path="/src/ben")
-    cids = [
-        (await api.post("/ask", from_peer="ann", to_peer="ben", text=f"q{n}"))["correlation_id"] for n in range(3)
-    ]
+    cids = [(await api.post("/ask", from_peer="ann", to_peer="ben", text=f"q{n}"))["correlation_id"] for n in range(3)]
     await api.post("/ack", correlation_id=cids[0], message="a0")
     await api.post("/ack", correlation_id=cids[2], message="a2")
     page = await api.get("/asks/history", state="answered", limit=1)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -223,7 +224,7 @@ def status(args: argparse.Namespace) -> int:
             ("status", health["status"]),
             ("version", health.get("version")),
             ("pid", held.get("pid")),
-            ("since", held.get("started_at")),
+            ("since", since(held.get("started_at"))),
             ("tcp", f"http://{held['host']}:{held['port']}" if held.get("port") else daemon.where),
             ("socket", home / "daemon.sock" if daemon.place is None else None),
             ("home", home if daemon.place is None else None),
@@ -232,6 +233,11 @@ def status(args: argparse.Namespace) -> int:
         ]
     )
     return c.OK if health["status"] == "ok" else c.FAILED
+
+
+def since(at: object) -> str:
+    """The lock's moment on the clock of this machine."""
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S") if isinstance(at, float | int) else ""
 
 
 # -- token -----------------------------------------------------------------------

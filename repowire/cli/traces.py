@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from repowire.cli import command as c
 
 NOT_FACTS = ("id", "type", "kind", "timestamp")
+NOT_DETAILS = ("kind", "line")  # where a stage stands in the ledger: --json has it
 NAMES = ("from", "from_peer", "to", "to_peer", "peer", "display_name")  # shown first, since they say who
 TEXT_CHARS = 80
 
@@ -38,7 +39,11 @@ def trace(args: argparse.Namespace) -> int:
         at = moment(stage.get("ts"))
         first = first or at
         after = f"+{(at - first).total_seconds():.3f}" if at and first else ""
-        told = " ".join(f"{name}={value}" for name, value in (stage.get("detail") or {}).items() if value is not None)
+        told = " ".join(
+            f"{name}={value}"
+            for name, value in (stage.get("detail") or {}).items()
+            if name not in NOT_DETAILS and value not in (None, args.id)
+        )
         rows.append([c.local(stage.get("ts")), after, stage["stage"], stage.get("status"), stage.get("peer_id"), told])
     head = ("TIME", "AFTER", "STAGE", "STATUS", "PEER", "DETAIL")
     c.table(head, rows, {3: lambda status: "green" if status == "ok" else "red"})

@@ -1,0 +1,58 @@
+"""Doors: the live ways to peers, in memory. What is put into a door leaves it in that order, by one worker."""
+
+from collections import deque
+from typing import Any
+
+from repowire.bus import Nudge
+
+
+class Door:
+    """A live way to one peer.
+
+    `clear` says that nothing waits in the peer's mailbox, so that a new message may go straight through; until then it
+    queues behind what waits. `holder` names who is at the far end, `remembers` that it knows what it took already.
+    """
+
+    __slots__ = ("clear", "handed_at", "holder", "items", "nudge", "peer_id", "remembers", "retry_at", "shut")
+
+    def __init__(self, peer_id: str, holder: str, *, remembers: bool) -> None:
+        self.peer_id, self.holder, self.remembers = peer_id, holder, remembers
+        self.clear = self.shut = False
+        self.items: deque[Any] = deque()
+        self.nudge = Nudge()
+        self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
+        self.handed_at: float | None = None  # unix seconds of the newest receipt
+
+    def put(self, item: Any) -> None:
+        """Behind what is in it already."""
+        self.items.append(item)
+        self.nudge.ring()
+
+    def mail(self) -> None:
+        """Something waits in the mailbox."""
+        self.clear = False
+        self.nudge.ring()
+
+
+class Doors:
+    """The live table, one door a peer."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Door] = {}
+
+    def of(self, peer_id: str) -> Door | None:
+        """The peer's door, if one is open."""
+        return self._open.get(peer_id)
+
+    def open(self, door: Door) -> None:
+        """From now on the peer is reached through it."""
+        self._open[door.peer_id] = door
+
+    def close(self, door: Door) -> None:
+        """No longer through this one; another one of the same peer stays."""
+        door.shut = True
+        if self._open.get(door.peer_id) is door:
+            del self._open[door.peer_id]
+
+    def __iter__(self) -> Any:
+        return iter(list(self._open.values()))
