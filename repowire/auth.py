@@ -133,19 +133,17 @@ class Auth:
         raise unsupported("send Content-Type: application/json (multipart/form-data for /attachments)")
 
     def _admit_token(self, request: web.Request, path: str) -> bool:
+        if self.token is None or _is_public(request.method, path):
+            return True
         given = request.headers.get("Authorization")
         if given is None:
-            if self.token is None or _is_public(request.method, path):
-                return True
             if path == "/ws" and request.method == "GET" and request.headers.get("Upgrade", "").lower() == "websocket":
                 return False
             raise unauthorized("send Authorization: Bearer and the token, or use the Unix socket")
         scheme, _, token = given.partition(" ")
-        if not (scheme.lower() == "bearer" and self.matches(token.strip())) and self.token is not None:
-            if _is_public(request.method, path):
-                return True
-            raise unauthorized("this is not the token; `repowire token` shows it")
-        return True
+        if scheme.lower() == "bearer" and self.matches(token.strip()):
+            return True
+        raise unauthorized("this is not the token; `repowire token` shows it")
 
 
 AUTH = web.AppKey("auth", Auth)
