@@ -14,8 +14,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "repowire"
 
 RANKS = (
-    "errors protocol config clock cron",
-    "db ledger bus blobs tmux wire auth procs agents",
+    "errors protocol config clock cron bus",
+    "db ledger blobs doors tmux wire auth procs agents",
     "mesh",
     "idempotency certificates sessions presence attachments reviews traces recurring",
     "peers",

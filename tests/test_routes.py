@@ -183,3 +183,14 @@ def test_a_kind_that_is_not_listed_would_be_found() -> None:
 
 def test_every_kind_is_a_noun_and_a_past_tense() -> None:
     assert [kind for kind in KINDS if not re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", kind)] == []
+
+
+# -- the pages ----------------------------------------------------------------
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
