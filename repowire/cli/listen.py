@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from asyncio import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from repowire.cli import command as c
 TAIL_CHARS = 2_000  # of a failed command's stderr, for the one who asked
 ENVIRON_BYTES = 100_000  # of the text in REPOWIRE_TEXT: Linux takes 128 KiB a variable, stdin has all of it
 OUTPUT_BYTES = 16 * 1024 * 1024
+PIECE_BYTES = 4096  # a pipe that is ready takes this much without blocking (PIPE_BUF)
 GRACE_SECONDS = 2.0  # for a command to end after SIGTERM
 CUT = "\n[… cut by repowire listen]"
 
@@ -107,14 +107,26 @@ class Printer:
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
 
-    def __call__(self, message: Message) -> None:
+    async def __call__(self, message: Message) -> None:
         try:
-            c.put(c.to_json(shown(message)))
+            await write(1, c.to_json(shown(message)) + "\n")
         except OSError:
-            with suppress(OSError):  # the interpreter flushes once more at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self._stop()
             raise NotTaken("nobody reads what is listened to") from None
+
+
+async def write(descriptor: int, text: str) -> None:
+    """Write without holding up the loop: a reader may be slow, and Ctrl-C and pings must still come through."""
+    loop, data = asyncio.get_running_loop(), text.encode("utf-8", "backslashreplace")
+    while data:
+        with suppress(PermissionError):  # a plain file is always ready and cannot be watched
+            ready = asyncio.Event()
+            loop.add_writer(descriptor, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_writer(descriptor)
+        data = data[os.write(descriptor, data[:PIECE_BYTES]) :]
 
 
 def shown(message: Message) -> c.Json:
@@ -140,10 +152,9 @@ class Script:
 
     async def __call__(self, message: Message) -> str | None:
         code, out, err = await self._run(message)
-        if err:
-            sys.stderr.write(c.clean(err, lines=True))
-            sys.stderr.flush()
-        self._report(message, code)
+        with suppress(OSError):  # that nobody reads the log is no reason to keep the answer back
+            await write(2, c.clean(err, lines=True))
+            await self._report(message, code)
         if message.kind != "ask":
             return None
         reply = out.rstrip() if code == 0 else f"exit {code}\n{err[-TAIL_CHARS:]}".rstrip()
@@ -169,12 +180,13 @@ class Script:
         finally:
             await _ended(process)
 
-    def _report(self, message: Message, code: int) -> None:
+    async def _report(self, message: Message, code: int) -> None:
         if self._as_json:
-            c.put(c.to_json({**shown(message), "exit": code}))
+            facts = {name: value for name, value in shown(message).items() if name not in ("text", "attachments")}
+            await write(1, c.to_json({**facts, "exit": code}) + "\n")
         else:
             about = f" {message.correlation_id}" if message.correlation_id else ""
-            c.note(f"repowire: {message.kind}{c.clean(about)} from {c.clean(message.from_peer)}: exit {code}")
+            await write(2, f"repowire: {message.kind}{c.clean(about)} from {c.clean(message.from_peer)}: exit {code}\n")
 
 
 def told(message: Message) -> dict[str, str]:
