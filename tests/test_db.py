@@ -372,6 +372,15 @@ async def test_a_forgiven_write_is_synced_within_a_second_or_two(opened: Open) -
     await until(lambda: store.synced == store.committed and others)
 
 
+async def test_what_only_the_ledger_holds_is_synced_on_request(opened: Open) -> None:
+    others: list[int] = []
+    store = opened(also_sync=[lambda: others.append(1)])
+    await until(lambda: others)  # what the migration made stale
+    others.clear()
+    store.sync_soon()
+    await until(lambda: others)
+
+
 async def test_also_sync_runs_after_the_waiters_woke_and_no_failure_of_it_is_ours(opened: Open, disk: Disk) -> None:
     def fail() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
