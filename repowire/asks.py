@@ -5,6 +5,7 @@ mailbox; it is never left where nobody looks (wire.md 16, row 13).
 """
 
 import json
+import time
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any, NamedTuple
@@ -153,16 +154,6 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
     config = mesh.config.daemon
     correlation_id, expires_at = new_id("ask"), change.now + config.ask_ttl_seconds
     from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (draft.from_peer, None)
-    change.record(
-        "ask.opened",
-        correlation_id=correlation_id,
-        **{"from": from_peer, "to": target.display_name},
-        from_peer_id=from_peer_id,
-        to_peer_id=target.peer_id,
-        text=draft.text,
-        reply_to=draft.reply_to,
-        attachments=list(draft.attachments) or None,
-    )
     delivery = deliveries.queue(
         change,
         target.peer_id,
@@ -171,6 +162,17 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
         from_peer_id=from_peer_id,
         expires_at=expires_at,
         most=config.delivery_queue_max_per_peer,
+    )
+    change.record(
+        "ask.opened",
+        correlation_id=correlation_id,
+        **{"from": from_peer, "to": target.display_name},
+        from_peer_id=from_peer_id,
+        to_peer_id=target.peer_id,
+        text=draft.text,
+        reply_to=draft.reply_to,
+        by=delivery.leased_by,
+        attachments=list(draft.attachments) or None,
     )
     ask = Ask(
         seq=0,
@@ -333,8 +335,8 @@ def end(change: Change, mesh: Mesh, ask: Ask, reason: str, words: str) -> None:
 async def wait(mesh: Mesh, correlation_id: str, seconds: float) -> Ask:
     """Wait until an ask is closed, at most `seconds`; the row is the truth, the nudge only the wake-up."""
     with mesh.bus.listen(wait_topic(correlation_id)) as nudge:
-        ask, end_at = load(mesh.db.conn, correlation_id), mesh.clock.now() + seconds
-        while ask.closed_at is None and not mesh.bus.closed and (left := end_at - mesh.clock.now()) > 0:
+        ask, end_at = load(mesh.db.conn, correlation_id), time.monotonic() + seconds
+        while ask.closed_at is None and not mesh.bus.closed and (left := end_at - time.monotonic()) > 0:
             await nudge.wait(left)
             ask = load(mesh.db.conn, correlation_id)
         return ask

@@ -27,18 +27,24 @@ class Nudge:
             self._future.set_result(None)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Wait until rung, at most `seconds`; True when it was rung. Clears the bell."""
+        """Wait until rung, at most `seconds`; True when it was rung. Clears the bell. One waiter at a time."""
         if not self._rung:
-            self._future = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._future = loop.create_future()
+            # a plain timer: asyncio.timeout costs as much again as all the rest of a nudge
+            timer = loop.call_later(seconds, self._give_up) if seconds is not None else None
             try:
-                async with asyncio.timeout(seconds):
-                    await self._future
-            except TimeoutError:
-                return False
+                await self._future
             finally:
                 self._future = None
-        self._rung = False
-        return True
+                if timer is not None:
+                    timer.cancel()
+        rung, self._rung = self._rung, False
+        return rung
+
+    def _give_up(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
 
 
 class Bus:

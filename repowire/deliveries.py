@@ -166,7 +166,6 @@ def queue(
     if door is None:
         _tell(change, "queued", delivery, delivery.reason)
     elif straight:
-        _tell(change, "leased", delivery, by=door.holder)
         change.after(partial(door.put, delivery))
     else:
         change.after(door.mail)
@@ -381,12 +380,14 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
 
     A slow reader is not waited for longer than WRITE_SECONDS: the message stays in the mailbox and the reply says that.
     """
-    if mesh.doors.of(delivery.peer_id) is not None:
-        with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
-            await mesh.committed()
-            if await nudge.wait(WRITE_SECONDS):
-                return delivery._replace(state=LEASED, reason=None)
-    await mesh.committed()
+    if mesh.doors.of(delivery.peer_id) is None:
+        await mesh.committed()
+        return delivery
+    turn = mesh.turn
+    with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
+        if await nudge.wait(WRITE_SECONDS):
+            return delivery._replace(state=LEASED, reason=None)
+    mesh.check(turn)
     return load(mesh.db.conn, delivery.delivery_id)
 
 

@@ -29,6 +29,8 @@ log = logging.getLogger("repowire")
 
 INDEX_LINES = 512  # the ledger's index catches up after this many lines: 2 ms of loop, and always within the ring
 
+LATE_SECONDS = 0.02  # how long a receipt may stay uncommitted: a crash turns it into `unknown`, never into more
+
 MIGRATIONS = [
     """
 CREATE TABLE ledger_mark (      -- one row: the last line that a committed change was going to write
@@ -51,7 +53,7 @@ class Change:
 
     def record(self, kind: str, **facts: Any) -> None:
         """Leave an event, written and published after the commit. Facts that are None are left out."""
-        self.events.append((kind, {name: fact for name, fact in facts.items() if fact is not None}))
+        self.events.append((kind, _given(facts)))
         if kind.startswith("peer."):
             self.mesh.memo.clear()
 
@@ -64,13 +66,18 @@ class Change:
         self.afterwards.append(call)
 
 
+def _given(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if fact is not None} if None in facts.values() else facts
+
+
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("changes", "lost", "over")
+    __slots__ = ("changes", "ending", "lost", "over")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.ending = False  # its commit is due at the end of this turn of the loop
         self.over = asyncio.Event()
         self.lost: BaseException | None = None
 
@@ -102,20 +109,34 @@ class Mesh:
 
     # -- changes ---------------------------------------------------------------
 
-    def change(self) -> "_Changing":
-        """`with mesh.change() as change:`; on an exception nothing of it happened. Never await inside."""
-        return _Changing(self)
+    def change(self, *, late: bool = False) -> "_Changing":
+        """`with mesh.change() as change:`; on an exception nothing of it happened. Never await inside.
 
-    def _begin(self) -> None:
+        A `late` one, for which nobody waits, is committed with the next that is not, or after LATE_SECONDS.
+        """
+        return _Changing(self, late)
+
+    def _begin(self, late: bool) -> None:
         if self._inside:
             raise RuntimeError("a change is open already: never await inside one, and never open one in another")
         if self._turn is None:
             self.db.transaction().__enter__()
             self._turn = Turn()
-            if self.shared:
-                asyncio.get_running_loop().call_soon(self.commit)
+            if self.shared and late:
+                asyncio.get_running_loop().call_later(LATE_SECONDS, self._commit_late, self._turn)
+        if self.shared and not late:
+            self._end_soon(self._turn)
         self.db.conn.execute("SAVEPOINT change")
         self._inside = True
+
+    def _end_soon(self, turn: Turn) -> None:
+        if not turn.ending:
+            turn.ending = True
+            asyncio.get_running_loop().call_soon(self.commit)
+
+    def _commit_late(self, turn: Turn) -> None:
+        if turn is self._turn:
+            self.commit()
 
     def _end(self, change: Change | None) -> None:
         """Keep a change, or undo one. What SQLite rolled back by itself (a full disk) takes its whole turn along."""
@@ -173,9 +194,21 @@ class Mesh:
         """
         turn = self._turn
         if turn is not None:
+            if self.shared:
+                self._end_soon(turn)
             await turn.over.wait()
-            if turn.lost is not None:
-                raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
+            self.check(turn)
+
+    @property
+    def turn(self) -> Turn | None:
+        """The open turn: what was changed just now is in it."""
+        return self._turn
+
+    @staticmethod
+    def check(turn: Turn | None) -> None:
+        """503 when the turn was lost."""
+        if turn is not None and turn.lost is not None:
+            raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
 
     async def on_disk(self) -> None:
         """Wait until what was changed just now survives a power cut; as `committed`, and then the disk."""
@@ -186,7 +219,7 @@ class Mesh:
 
     def announce(self, kind: str, **facts: Any) -> None:
         """An event that belongs to no row: a line and a nudge. Never raises."""
-        self._tell(kind, self.clock.now(), {name: fact for name, fact in facts.items() if fact is not None})
+        self._tell(kind, self.clock.now(), _given(facts))
 
     def _tell(self, kind: str, at: float, facts: dict[str, Any]) -> None:
         seq = self.ledger.append(kind, at, facts)
@@ -205,13 +238,13 @@ class Mesh:
 class _Changing:
     """The `with` of `Mesh.change`; a class, since a generator costs as much again as the statements."""
 
-    __slots__ = ("change", "mesh")
+    __slots__ = ("change", "late", "mesh")
 
-    def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
+    def __init__(self, mesh: Mesh, late: bool) -> None:
+        self.mesh, self.late = mesh, late
 
     def __enter__(self) -> Change:
-        self.mesh._begin()
+        self.mesh._begin(self.late)
         self.change = Change(self.mesh)
         return self.change
 

@@ -59,6 +59,9 @@ def _stages(*names: str) -> tuple[Stage, ...]:
     return tuple(Stage(name) for name in names)
 
 
+# What goes straight through an open door is leased in the change that takes it: one line, with `by`, says both.
+LEASED_AT_ONCE = _stages("routed", "leased")
+
 KINDS: dict[str, Kind] = {
     "daemon.started": Kind(),
     "daemon.stopped": Kind(),

@@ -70,12 +70,14 @@ class Socket:
         """Write one frame. A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut."""
         if self.ws.closed:
             return False
+        patience = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self.abort)
         try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                await self.ws.send_str(delivery.wire_text)
-        except (ConnectionError, TimeoutError, RuntimeError):
+            await self.ws.send_str(delivery.wire_text)
+        except (ConnectionError, RuntimeError):
             self.abort()
             return False
+        finally:
+            patience.cancel()
         return True
 
     async def close(self, code: int, reason: str) -> None:
@@ -294,7 +296,7 @@ async def _listen(mesh: Mesh, socket: Socket) -> None:
             log.debug("%s sent a frame of type %r, which nobody handles", socket.peer_id, frame.get("type"))
             continue
         try:
-            with mesh.change() as change:
+            with mesh.change(late=rule is on_delivery_ack) as change:
                 rule(change, mesh, socket, wire.Body(frame))
         except Refusal as refusal:
             await _say(socket.ws, {"type": "error", "error": refusal.hint, "code": refusal.error})

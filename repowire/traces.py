@@ -14,7 +14,7 @@ from repowire.bus import EVERYTHING
 from repowire.errors import not_found
 from repowire.ledger import Line
 from repowire.mesh import MESH, Mesh
-from repowire.protocol import KINDS
+from repowire.protocol import KINDS, LEASED_AT_ONCE, Stage
 
 KEEPALIVE_SECONDS = 15.0
 PAGE = 1000  # lines read at once, so that a long catch-up lets others run in between
@@ -93,8 +93,7 @@ def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
     """The lines as published stages (wire.md 6), ours beside them."""
     stages: list[dict[str, Any]] = []
     for line in lines:
-        kind = KINDS.get(line.kind)
-        for stage in kind.stages if kind else ():
+        for stage in _stages(line):
             stages.append(
                 {
                     "seq": len(stages),
@@ -111,6 +110,12 @@ def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
                 }
             )
     return stages
+
+
+def _stages(line: Line) -> tuple[Stage, ...]:
+    kind = KINDS.get(line.kind)
+    at_once = LEASED_AT_ONCE if line.kind in ("ask.opened", "notify.accepted") and "by" in line.facts else ()
+    return (kind.stages if kind else ()) + at_once
 
 
 _SHOWN = {"peer_id", "from_peer_id", "to_peer_id", "trace", "text", "attachments"}

@@ -165,9 +165,9 @@ def test_alone_it_teaches_the_first_steps(cli: Cli, arguments: list[str]) -> Non
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("noun", NOUNS)
+@pytest.mark.parametrize("noun", [*NOUNS, "serve", "peer list", "peer describe", "peer register", "peer unregister"])
 def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> None:
-    done = cli(noun, "--help")
+    done = cli(*noun.split(), "--help")
     assert done.returncode == 0
     assert "exit codes: 0 ok" in done.stdout
     example = done.stdout.partition("example:\n")[2].split("\n\n")[0].splitlines()

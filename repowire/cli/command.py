@@ -11,7 +11,6 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from typing import Any, NoReturn
 
 from repowire import config
@@ -26,29 +25,34 @@ Run = Callable[[argparse.Namespace], int]
 
 
 # -- printing ------------------------------------------------------------------
-BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-UNSAFE = [*range(0x20), *range(0x7F, 0xA0), *map(ord, BIDI), 0x2028, 0x2029, 0xFEFF, *range(0xD800, 0xE000)]
-ESCAPES = re.compile(
+# Texts, since the few lines that need them compile them (re keeps what it compiled): start-up time.
+ESCAPES = (
     "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
     "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"  # OSC, DCS, SOS, PM, APC
     "|\x1b[ -/]*[0-~]?"  # the short ones
 )
-GONE = dict.fromkeys(UNSAFE)
-CELL = {**GONE, **dict.fromkeys(map(ord, "\t\n\r\v\f\x85\u2028\u2029"), " ")}
-BODY = {**GONE, ord("\t"): "\t", ord("\n"): "\n"}
-IN_JSON = {code: f"\\u{code:04x}" for code in UNSAFE if code >= 0x20}
+BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+UNSAFE = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff" + BIDI
+BREAKS = "\t\n\x0b\x0c\r\x85\u2028\u2029"
 
 COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
 def clean(text: object, *, lines: bool = False) -> str:
     """Text from others without escapes, control characters and bidi controls; on one line unless `lines`."""
-    return ESCAPES.sub("", str(text)).translate(BODY if lines else CELL)
+    raw = str(text)
+    if raw.isprintable():
+        return raw
+    plain = re.sub(f"[{UNSAFE}]", "", re.sub(ESCAPES, "", raw))
+    return re.sub("[\x0b\x0c\r\x85\u2028\u2029]", "", plain) if lines else re.sub(f"[{BREAKS}]", " ", plain)
 
 
 def to_json(value: object) -> str:
     """JSON on one line; what `clean` would take away is written as an escape instead."""
-    return json.dumps(value, ensure_ascii=False).translate(IN_JSON)
+    text = json.dumps(value, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return re.sub(f"[{UNSAFE}\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def put(text: str) -> None:
@@ -151,6 +155,8 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 def local(moment: str | None, form: str = "%m-%d %H:%M:%S") -> str:
     """A moment of the wire on the clock of this machine."""
+    from datetime import datetime
+
     if not moment:
         return ""
     try:
@@ -160,8 +166,18 @@ def local(moment: str | None, form: str = "%m-%d %H:%M:%S") -> str:
 
 
 # -- arguments -----------------------------------------------------------------
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Knows its width: argparse would import shutil for it, on every start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(room() or 80) - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line that says where the help is."""
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        return Formatter(self.prog)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {clean(message)}; see {self.prog} --help\n")
@@ -169,14 +185,12 @@ class Parser(argparse.ArgumentParser):
 
 def parser(name: str, words: str, example: str) -> Parser:
     """A command's parser: what it does, and two lines that show it."""
-    epilog = f"example:\n{example}\n\n{EXIT_CODES}"
-    return Parser(
-        prog=f"repowire {name}",
-        description=words,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    return Parser(prog=f"repowire {name}", description=words, epilog=epilog(example), allow_abbrev=False)
+
+
+def epilog(example: str) -> str:
+    """What every help ends with."""
+    return f"example:\n{example}\n\n{EXIT_CODES}"
 
 
 def with_json(made: argparse.ArgumentParser) -> None:

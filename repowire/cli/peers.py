@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from typing import Any
 
 from repowire.cli import command as c
 
@@ -27,21 +28,32 @@ FIELDS = (
 def main(argv: list[str]) -> int:
     made = c.parser("peer", "Who is on this mesh.", "  repowire peer list\n  repowire peer describe build")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="list|describe|register|unregister", prog=made.prog)
-    listing = verbs.add_parser("list", help="live peers; -a for all", description="List peers.")
+    listing = _verb(
+        verbs, "list", "live peers, or all", "  repowire peer list\n  repowire peer list --all --json", show_list
+    )
     listing.add_argument("-a", "--all", action="store_true", help="the offline ones too")
     listing.add_argument("-c", "--circle", help="only the peers that this circle sees")
-    describe = verbs.add_parser("describe", help="all that is known of one peer", description="Show one peer.")
-    describe.add_argument("name", metavar="NAME", help="its name or its id")
-    describe.add_argument("-c", "--circle", help="the circle to look in")
-    register = verbs.add_parser("register", help="make a peer by hand", description="Register a peer.")
-    _registers(register)
-    unregister = verbs.add_parser("unregister", help="remove a peer", description="Remove a peer.")
-    unregister.add_argument("name", metavar="NAME", help="its name or its id")
-    unregister.add_argument("-c", "--circle", help="the circle to look in")
-    for verb, run in ((listing, show_list), (describe, show_one), (register, make), (unregister, remove)):
-        c.with_json(verb)
-        verb.set_defaults(run=run)
+    example = "  repowire peer describe build\n  repowire peer describe build --json | jq .path"
+    _named(_verb(verbs, "describe", "all that is known of one peer", example, show_one))
+    example = "  repowire peer register ann --circle blue\n  repowire peer register build -p ~/src/app --role service"
+    _registers(_verb(verbs, "register", "make a peer by hand", example, make))
+    example = "  repowire peer unregister ann\n  repowire peer unregister ann --circle blue"
+    _named(_verb(verbs, "unregister", "remove a peer", example, remove))
     return c.run(made, argv[1:])
+
+
+def _verb(verbs: Any, name: str, words: str, example: str, run: c.Run) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name, help=words, description=f"{words.capitalize()}.", epilog=c.epilog(example), allow_abbrev=False
+    )
+    c.with_json(made)
+    made.set_defaults(run=run)
+    return made
+
+
+def _named(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", metavar="NAME", help="its name or its id")
+    verb.add_argument("-c", "--circle", help="the circle to look in")
 
 
 def _registers(register: argparse.ArgumentParser) -> None:
