@@ -181,8 +181,9 @@ def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> No
         (["aks"], "no command 'aks' (did you mean ask"),
         (["ask"], "required: TO, TEXT; see repowire ask --help"),
         (["ask", "ben", ""], "no text to send"),
-        (["wait", "ask-1", "--timeout", "-3"], "invalid seconds value"),
-        (["wait", "ask-1", "--timeout", "soon"], "invalid seconds value"),
+        (["wait", "ask-1", "--timeout", "-3"], "'-3' is no number of seconds"),
+        (["wait", "ask-1", "--timeout", "soon"], "'soon' is no number of seconds"),
+        (["ask", "--wait", "ben", "x"], "a bare --wait stands at the end"),
         (["asks", "--inbound", "--outbound"], "not allowed with"),
         (["daemon", "--port", "99999"], "invalid port value"),
         (["peer"], "required: list|describe|register|unregister"),
@@ -239,6 +240,15 @@ def test_a_wrong_url_is_a_clear_line(cli: Cli) -> None:
     done = cli("peer", "list", REPOWIRE_DAEMON_URL="ftp://x")
     assert done.returncode == 1
     assert "http://127.0.0.1:8377" in done.stderr
+
+
+def test_the_page_of_the_command_line_names_every_command_and_option(cli: Cli) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    verbs = ["peer list", "peer describe", "peer register", "peer unregister"]
+    for noun in [*NOUNS, *verbs]:
+        assert f"repowire {noun}" in page
+        for option in re.findall(r"--[a-z-]+", cli(*noun.split(), "--help").stdout):
+            assert option in page, f"{noun} {option}"
 
 
 # -- peers ---------------------------------------------------------------------

@@ -31,7 +31,7 @@ def _ask(argv: list[str]) -> int:
     made.add_argument(
         "--wait",
         nargs="?",
-        type=c.seconds,
+        type=patience,
         const=WAIT_SECONDS,
         metavar="SECONDS",
         help=f"wait for the reply and print it (default {WAIT_SECONDS:g})",
@@ -40,6 +40,14 @@ def _ask(argv: list[str]) -> int:
     made.add_argument("--reply-to", metavar="ID", help="an ask to you that this one answers")
     c.with_json(made)
     return c.run(made, argv, ask)
+
+
+def patience(text: str) -> float:
+    """The seconds of --wait, which also takes none: then what follows it is easily taken for them."""
+    try:
+        return c.seconds(text)
+    except argparse.ArgumentTypeError as wrong:
+        raise argparse.ArgumentTypeError(f"{wrong}; a bare --wait stands at the end") from None
 
 
 def addressed(made: argparse.ArgumentParser) -> None:

@@ -200,9 +200,12 @@ def with_json(made: argparse.ArgumentParser) -> None:
 
 def seconds(text: str) -> float:
     """A number of seconds, not negative and not endless."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 1e9:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return value
 
 
