@@ -41,8 +41,6 @@ CREATE TABLE asks (
 );
 CREATE INDEX asks_open_to ON asks (to_peer_id, seq) WHERE closed_at IS NULL;
 CREATE INDEX asks_open_from ON asks (from_peer_id, seq) WHERE closed_at IS NULL;
-CREATE INDEX asks_open_by_expiry ON asks (expires_at) WHERE closed_at IS NULL;
-CREATE INDEX asks_closed ON asks (closed_at) WHERE closed_at IS NOT NULL;
 CREATE INDEX asks_in_hand ON asks (seq) WHERE reply_at_rest = 0;
 CREATE VIEW waits AS                                           -- for whom something waits: see peers.waiting
     SELECT peer_id FROM deliveries WHERE state IN ('queued', 'held')
@@ -258,24 +256,19 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
 
     The same ack again changes nothing; another reply is gone (410), so that none is lost silently.
     """
-    ask, reason = load(change.db, correlation_id), "ack" if reply.bare else "ack_with_msg"
+    reason = "ack" if reply.bare else "ack_with_msg"
     awaited = mesh.bus.heard(wait_topic(correlation_id))
-    said: dict[str, Any] = {}
-    if not reply.bare:
-        said = {"reply": reply.text, "reply_attachments": _packed(reply), "replied_by": by or ask.to_peer}
-    if not _close(change, correlation_id, reason, **said, reply_at_rest=int(reply.bare or not awaited)):
-        if not reply.bare and (reply.text, _packed(reply)) != (ask.reply, ask.reply_attachments):
-            raise gone(
-                "ask_closed",
-                f"{correlation_id} was closed already ({ask.close_reason}); the asker got the first reply",
-                closed_at=wire.moment(ask.closed_at),
-                close_reason=ask.close_reason,
-            )
+    row = change.db.execute(
+        _ACK, (change.now, reason, reply.text, _packed(reply), by, int(reply.bare or not awaited), correlation_id)
+    ).fetchone()
+    if row is None:
+        _same_reply(load(change.db, correlation_id), reply)
         return None
+    ask = Ask(*row)
     change.record(
         "ask.acked",
         correlation_id=correlation_id,
-        **{"from": by or ask.to_peer, "to": ask.from_peer},
+        **{"from": ask.replied_by, "to": ask.from_peer},
         from_peer_id=ask.to_peer_id,
         to_peer_id=ask.from_peer_id,
         status=reason,
@@ -285,7 +278,24 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
     if awaited:
         change.ring(wait_topic(correlation_id))
         return None
-    return None if reply.bare else push_reply(change, mesh, ask._replace(**said))
+    return None if reply.bare else push_reply(change, mesh, ask)
+
+
+_ACK = (
+    "UPDATE asks SET closed_at = ?, close_reason = ?, reply = ?, reply_attachments = ?,"
+    " replied_by = coalesce(?, to_peer), reply_at_rest = ? WHERE correlation_id = ? AND closed_at IS NULL RETURNING *"
+)
+
+
+def _same_reply(ask: Ask, reply: Reply) -> None:
+    """An ack of a closed ask: nothing to do when it says the same, else 410."""
+    if not reply.bare and (reply.text, _packed(reply)) != (ask.reply, ask.reply_attachments):
+        raise gone(
+            "ask_closed",
+            f"{ask.correlation_id} was closed already ({ask.close_reason}); the asker got the first reply",
+            closed_at=wire.moment(ask.closed_at),
+            close_reason=ask.close_reason,
+        )
 
 
 def _packed(reply: Reply) -> str | None:
@@ -309,7 +319,7 @@ def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) ->
     if ask.reply_attachments:
         frame["attachments"] = json.loads(ask.reply_attachments)
     # A reply is the end of something that was accepted: a full mailbox does not refuse it.
-    return deliveries.queue(
+    delivery = deliveries.queue(
         change,
         asker.peer_id,
         frame,
@@ -318,6 +328,8 @@ def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) ->
         expires_at=change.now + mesh.config.daemon.delivery_queue_ttl_seconds,
         most=2**31,
     )
+    deliveries.tell_leased(change, delivery)
+    return delivery
 
 
 def end(change: Change, mesh: Mesh, ask: Ask, reason: str, words: str) -> None:
@@ -361,16 +373,19 @@ def at_start(mesh: Mesh) -> None:
 
 def tick(mesh: Mesh) -> float:
     """Asks that nobody answered in their time end, and the asker hears of it; old closed ones go."""
-    now = mesh.clock.now()
-    rows = mesh.db.conn.execute("SELECT * FROM asks WHERE closed_at IS NULL AND expires_at <= ? LIMIT 100", (now,))
-    for row in rows.fetchall():
+    db, now = mesh.db.conn, mesh.clock.now()
+    for row in db.execute(f"SELECT * {_OPEN} AND expires_at <= ? LIMIT 100", (now,)).fetchall():
         with mesh.change() as change:
             end(change, mesh, Ask(*row), "expired", "nobody answered it in its time")
-    if mesh.db.conn.execute("SELECT 1 FROM asks WHERE closed_at <= ? LIMIT 1", (now - CLOSED_SECONDS,)).fetchone():
+    oldest = db.execute("SELECT created_at FROM asks ORDER BY seq LIMIT 1").fetchone()
+    if oldest is not None and oldest[0] <= now - CLOSED_SECONDS:
         with mesh.change() as change:
             change.db.execute("DELETE FROM asks WHERE closed_at <= ?", (now - CLOSED_SECONDS,))
-    row = mesh.db.conn.execute("SELECT min(expires_at) FROM asks WHERE closed_at IS NULL").fetchone()
-    return max(0.05, min(60.0, row[0] - now)) if row[0] is not None else 60.0
+    first = db.execute(f"SELECT min(expires_at) {_OPEN}").fetchone()[0]
+    return 60.0 if first is None else max(0.05, min(60.0, first - now))
+
+
+_OPEN = "FROM asks INDEXED BY asks_open_to WHERE closed_at IS NULL"
 
 
 # -- wire --------------------------------------------------------------------

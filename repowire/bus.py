@@ -5,8 +5,6 @@ overflow and a lost one costs a second look at the table, never an answer. To wa
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 EVERYTHING = "*"
 
@@ -61,7 +59,7 @@ class Bus:
             for nudge in heard:
                 nudge.ring()
 
-    def publish(self, topics: Iterable[str]) -> None:
+    def publish(self, *topics: str) -> None:
         """Ring everybody who listens to one of the topics. Never raises."""
         for topic in topics:
             for nudge in self._listeners.get(topic, ()):
@@ -69,21 +67,32 @@ class Bus:
         for nudge in self._listeners.get(EVERYTHING, ()):
             nudge.ring()
 
-    @contextmanager
-    def listen(self, *topics: str) -> Iterator[Nudge]:
-        """A nudge that rings for the topics as long as the block lasts."""
-        nudge = Nudge()
-        for topic in topics:
-            self._listeners.setdefault(topic, set()).add(nudge)
-        try:
-            yield nudge
-        finally:
-            for topic in topics:
-                heard = self._listeners[topic]
-                heard.discard(nudge)
-                if not heard:
-                    del self._listeners[topic]
+    def listen(self, *topics: str) -> "Listening":
+        """`with bus.listen(topic) as nudge:` a nudge that rings for the topics as long as the block lasts."""
+        return Listening(self._listeners, topics)
 
     def heard(self, topic: str) -> bool:
         """Whether somebody listens to the topic now."""
         return topic in self._listeners
+
+
+class Listening:
+    """The `with` of `Bus.listen`; a class, since a generator costs more than what it does."""
+
+    __slots__ = ("_listeners", "_nudge", "_topics")
+
+    def __init__(self, listeners: dict[str, set[Nudge]], topics: tuple[str, ...]) -> None:
+        self._listeners, self._topics = listeners, topics
+
+    def __enter__(self) -> Nudge:
+        self._nudge = Nudge()
+        for topic in self._topics:
+            self._listeners.setdefault(topic, set()).add(self._nudge)
+        return self._nudge
+
+    def __exit__(self, *_: object) -> None:
+        for topic in self._topics:
+            heard = self._listeners[topic]
+            heard.discard(self._nudge)
+            if not heard:
+                del self._listeners[topic]

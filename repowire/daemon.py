@@ -96,7 +96,7 @@ def open_mesh(
 
 def _ended(bus: Bus, pid: int, started: float) -> None:
     """A watched process ended: `peers.tick` looks which."""
-    bus.publish(("process.ended",))
+    bus.publish("process.ended")
 
 
 def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:

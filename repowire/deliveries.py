@@ -172,6 +172,12 @@ def queue(
     return delivery
 
 
+def tell_leased(change: Change, delivery: Delivery) -> None:
+    """For a message that no other event speaks of: that it was leased at once."""
+    if delivery.state == LEASED:
+        _tell(change, "leased", delivery, by=delivery.leased_by)
+
+
 def _tell(change: Change, word: str, delivery: Delivery, reason: str | None = None, **facts: Any) -> None:
     _note(change, word, delivery.delivery_id, delivery.trace, delivery.peer_id, reason=reason, **facts)
 
@@ -256,16 +262,11 @@ _BACK = (
 
 def answered(change: Change, delivery_id: str) -> None:
     """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent."""
-    row = change.db.execute(_ANSWERED, (change.now, delivery_id)).fetchone()
-    if row is not None:
-        _note(change, "answered", delivery_id, row[0], row[1])
-
-
-_ANSWERED = (
-    "UPDATE deliveries SET state = 'answered', reason = NULL, closed_at = ?"
-    " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'handed', 'seen', 'unknown')"
-    " RETURNING trace, peer_id"
-)
+    change.db.execute(
+        "UPDATE deliveries SET state = 'answered', reason = NULL, closed_at = ? WHERE delivery_id = ?"
+        " AND state IN ('queued', 'held', 'leased', 'handed', 'seen', 'unknown')",
+        (change.now, delivery_id),
+    )
 
 
 def cancel(change: Change, delivery_id: str, reason: str) -> None:
@@ -358,7 +359,7 @@ async def _write(mesh: Mesh, batch: list[Delivery], hand: Hand) -> None:
         del batch[0]
         trace = None if delivery.trace == delivery.delivery_id else delivery.trace
         mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
-        mesh.bus.publish((_written_topic(delivery.delivery_id),))
+        mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
 def _shut(mesh: Mesh, door: Door, unwritten: list[Delivery]) -> None:

@@ -59,7 +59,7 @@ class Change:
 
     def ring(self, topic: str) -> None:
         """Wake who listens to the topic after the commit, without an event."""
-        self.afterwards.append(partial(self.mesh.bus.publish, (topic,)))
+        self.afterwards.append(partial(self.mesh.bus.publish, topic))
 
     def after(self, call: Callable[[], None]) -> None:
         """Do this after the commit; it must not raise."""
@@ -73,10 +73,11 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("changes", "ending", "lost", "over")
+    __slots__ = ("broken", "changes", "ending", "lost", "over")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.broken = False  # a change failed after it had written
         self.ending = False  # its commit is due at the end of this turn of the loop
         self.over = asyncio.Event()
         self.lost: BaseException | None = None
@@ -106,6 +107,7 @@ class Mesh:
         self.memo: dict[str, Any] = {}  # rows that were read; emptied by every event of a peer and every lost change
         self._turn: Turn | None = None
         self._inside = False
+        self._written = 0  # rows changed on the connection before the open change
 
     # -- changes ---------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class Mesh:
                 asyncio.get_running_loop().call_later(LATE_SECONDS, self._commit_late, self._turn)
         if self.shared and not late:
             self._end_soon(self._turn)
-        self.db.conn.execute("SAVEPOINT change")
+        self._written = self.db.conn.total_changes
         self._inside = True
 
     def _end_soon(self, turn: Turn) -> None:
@@ -139,16 +141,21 @@ class Mesh:
             self.commit()
 
     def _end(self, change: Change | None) -> None:
-        """Keep a change, or undo one. What SQLite rolled back by itself (a full disk) takes its whole turn along."""
+        """Keep a change. One that failed is undone, which is nothing to do where it refused before it wrote.
+
+        Rules refuse before they write; where a fault of ours or a full disk comes later, the whole turn is undone and
+        everybody in it is told to try again: a savepoint for each change would cost more than its statements.
+        """
         self._inside = False
-        if change is None:
+        turn = self._turn
+        if turn is None:
+            return
+        if change is not None:
+            turn.changes.append(change)
+        else:
             self.memo.clear()
-        if self.db.conn.in_transaction:
-            if change is None:
-                self.db.conn.execute("ROLLBACK TO change")
-            self.db.conn.execute("RELEASE change")
-        if change is not None and self._turn is not None:
-            self._turn.changes.append(change)
+            if self.db.conn.total_changes != self._written or not self.db.conn.in_transaction:
+                turn.broken = True
         if not self.shared:
             self.commit()
 
@@ -161,21 +168,20 @@ class Mesh:
         if turn is None:
             return
         events = sum(len(change.events) for change in turn.changes)
+        transaction = self.db.transaction()
         try:
-            if not self.db.conn.in_transaction:
-                raise StoreError(f"{self.db.path}: a change could not be written, and its turn was undone")
-            try:
-                if events:
-                    self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
-            except self.db.conn.Error as error:
-                self.db.transaction().__exit__(type(error), error, None)
-                raise
-            self.db.transaction().__exit__(None, None, None)
+            if turn.broken:
+                raise StoreError("a change failed half way")
+            if events:
+                self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
+            transaction.__exit__(None, None, None)
         except (self.db.conn.Error, StoreError) as error:
+            transaction.__exit__(type(error), error, None)
             self.memo.clear()
             turn.lost = error
-            log.error("a turn of %d changes was lost: %s", len(turn.changes), error)
-            if not self.shared:
+            if self.shared:
+                log.error("%d changes were undone: %s", len(turn.changes), error)
+            elif turn.changes:
                 raise
             return
         finally:
@@ -223,9 +229,9 @@ class Mesh:
 
     def _tell(self, kind: str, at: float, facts: dict[str, Any]) -> None:
         seq = self.ledger.append(kind, at, facts)
-        self.bus.publish(topics(kind, facts))
+        self.bus.publish(kind, *topics(facts))
         if seq % INDEX_LINES == 0:
-            self.bus.publish(("ledger.grown",))
+            self.bus.publish("ledger.grown")
 
     def close(self) -> None:
         """Commit what is open and let go of the files; a second call changes nothing."""

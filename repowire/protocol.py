@@ -94,7 +94,6 @@ KINDS: dict[str, Kind] = {
     "delivery.held": Kind(None, _stages("held")),
     "delivery.handed": Kind(None, _stages("hook_received", "pane_injected", "handed")),
     "delivery.seen": Kind(None, _stages("seen")),
-    "delivery.answered": Kind(None, _stages("answered")),
     "delivery.failed": Kind(None, (Stage("hook_received"), Stage("injection_failed", ok=False))),
     "delivery.expired": Kind(None, (Stage("expired", ok=False),)),
     "delivery.unknown": Kind(None, (Stage("unknown", ok=False),)),
@@ -103,9 +102,9 @@ KINDS: dict[str, Kind] = {
 ID_FACTS = ("trace", "delivery_id", "correlation_id", "peer_id", "from_peer_id", "to_peer_id")
 
 
-def topics(kind: str, facts: dict[str, Any]) -> list[str]:
-    """What an event rings on the bus: its kind and every id among its facts."""
-    return [kind, *(facts[key] for key in ID_FACTS if facts.get(key))]
+def topics(facts: dict[str, Any]) -> list[str]:
+    """The ids among an event's facts: beside its kind, what it rings on the bus."""
+    return [facts[key] for key in ID_FACTS if key in facts]
 
 
 def is_identifier(text: object) -> bool:

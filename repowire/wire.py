@@ -62,8 +62,10 @@ class Body:
             raise invalid(name, "must be a string")
         if len(value) > max_chars:
             raise invalid(name, f"must be at most {max_chars} characters", limit=max_chars)
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise invalid(name, "must be Unicode text without lone surrogates")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise invalid(name, "must be Unicode text without lone surrogates") from None
         return value
 
     def optional_identifier(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from repowire.bus import Bus
 async def test_a_nudge_that_rang_before_the_wait_is_kept():
     bus = Bus()
     with bus.listen("ask-1") as nudge:
-        bus.publish(["ask-1"])
+        bus.publish("ask-1")
         assert await nudge.wait(0.0) is True
         assert await nudge.wait(0.0) is False
 
@@ -16,7 +16,7 @@ async def test_a_nudge_that_rang_before_the_wait_is_kept():
 async def test_only_listeners_of_the_topic_wake():
     bus = Bus()
     with bus.listen("a") as a, bus.listen("b") as b, bus.listen("*") as every:
-        bus.publish(["a"])
+        bus.publish("a")
         assert (await a.wait(0.0), await b.wait(0.0), await every.wait(0.0)) == (True, False, True)
 
 
@@ -25,7 +25,7 @@ async def test_a_waiter_wakes_at_the_publish():
     with bus.listen("a") as nudge:
         waiting = asyncio.create_task(nudge.wait(5))
         await asyncio.sleep(0)
-        bus.publish(["a"])
+        bus.publish("a")
         assert await waiting is True
 
 
