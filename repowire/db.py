@@ -32,6 +32,7 @@ APPLICATION_ID = 0x52505752  # "RPWR" in the file's header: an SQLite file of an
 LOCK_WAIT_MS = 2_000  # what may hold the write lock is our own checkpoint, for milliseconds on a good disk
 CHECKPOINT_WAIT_MS = 20  # a checkpoint that waits for a reader holds the write lock, so it soon gives way
 ALSO_SYNC_SECONDS = 1.0  # what is not a promise (the ledger, forgiven writes) reaches the disk within this
+PASSIVE_TRIES = 3
 LOOK_EVERY = 16  # commits between two looks at the size of the log
 
 
@@ -382,23 +383,26 @@ class Database:
         conn.close()
 
     def _checkpoint(self, conn: sqlite3.Connection) -> bool:
-        """Move the log into the file so that it starts over; False when a reader or writer was in the way.
+        """Move the log into the file, so that the next commit begins it anew; False when something was in the way.
 
-        Two PASSIVE do the work beside the loop, so that RESTART, which holds the write lock, has little left to do.
+        PASSIVE works beside the loop and is enough when no commit comes meanwhile. RESTART holds the write lock while
+        it moves the rest, so it comes last, when little is left, and never while a reader would make it wait.
         """
         try:
-            for mode in ("PASSIVE", "PASSIVE", "RESTART"):
-                if self._reads and mode == "RESTART":
-                    busy = True
-                else:
-                    busy = bool(conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0])
+            done = any(self._is_moved(conn, "PASSIVE") for _ in range(PASSIVE_TRIES))
+            done = not self._reads and (done or self._is_moved(conn, "RESTART"))
         except sqlite3.Error as error:
             log.error("%s: checkpoint failed: %s", self.path, error)
             if _code(error) == sqlite3.SQLITE_IOERR:
                 self._fail(error)
-            busy = True
-        self._most_frames = self._frames() + self._full_frames // 4 if busy else self._full_frames
-        return not busy
+            done = False
+        self._most_frames = self._full_frames if done else self._frames() + self._full_frames // 4
+        return done
+
+    def _is_moved(self, conn: sqlite3.Connection, mode: str) -> bool:
+        """Checkpoint; whether nothing of the log is left to move."""
+        busy, _, moved = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        return not busy and moved >= self._frames()
 
 
 def _next(requests: "queue.SimpleQueue[bool | None]", due: float) -> bool | None:
