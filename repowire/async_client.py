@@ -588,6 +588,7 @@ class Connection:
         delay = FIRST_DELAY_SECONDS
         while True:
             await self._read(socket)
+            log.info("%s: the connection was cut; trying again", self.display_name)
             while True:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, LONGEST_DELAY_SECONDS)
@@ -596,6 +597,7 @@ class Connection:
                 except (DaemonConnectionError, DaemonTimeoutError) as exc:
                     log.info("%s: %s", self.display_name, exc)
                 else:
+                    log.info("%s: connected again", self.display_name)
                     delay = FIRST_DELAY_SECONDS
                     break
 

@@ -56,6 +56,8 @@ def parse_url(url: str) -> tuple[str, int]:
 def own_token(host: str, home: Path) -> str | None:
     """The bearer for TCP: REPOWIRE_AUTH_TOKEN, else the home's own, which no other machine shall see."""
     token = os.environ.get("REPOWIRE_AUTH_TOKEN")
+    if token and not all("!" <= letter <= "~" for letter in token):
+        raise config.ConfigError("REPOWIRE_AUTH_TOKEN must be printable ASCII without spaces")
     return token if token or host not in LOOPBACK else config.read_token(home)
 
 
@@ -73,6 +75,18 @@ def _unix(path: Path) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _ended(sock: socket.socket) -> bool:
+    """Whether an idle connection is over: there is something to read, be it the end or an error."""
+    sock.setblocking(False)
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _head(stream: BinaryIO) -> tuple[int, dict[str, str]]:
@@ -169,11 +183,8 @@ class RepowireClient:
 
     def _connect(self, timeout: float) -> BinaryIO:
         """A live connection: the kept one unless the daemon has closed it meanwhile."""
-        if self._sock is not None and self._stream is not None:
-            self._sock.setblocking(False)
-            with suppress(BlockingIOError, OSError):
-                self._sock.recv(1, socket.MSG_PEEK)  # something to read, be it the end: not ours to go on with
-                self.close()
+        if self._sock is not None and self._stream is not None and _ended(self._sock):
+            self.close()
         if self._sock is None or self._stream is None:
             self._sock = self._dial()
             self._stream = self._sock.makefile("rb")

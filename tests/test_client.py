@@ -343,6 +343,9 @@ def test_the_homes_token_goes_to_no_other_machine(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("REPOWIRE_AUTH_TOKEN", raising=False)
     assert module.own_token("example.net", short_folder) is None
     assert module.own_token("127.0.0.1", short_folder) == "secret"
+    monkeypatch.setenv("REPOWIRE_AUTH_TOKEN", "x\r\nX-More: 1")
+    with pytest.raises(ConfigError):
+        module.own_token("example.net", short_folder)
 
 
 def test_urls() -> None:

@@ -3,6 +3,7 @@
 Here stand the only imports inside functions (start-up time).
 """
 
+import gc
 import sys
 
 TYPE_CHECKING = False
@@ -40,6 +41,18 @@ def _peers() -> "ModuleType":
     return peers
 
 
+def _status() -> "ModuleType":
+    from repowire.cli import status
+
+    return status
+
+
+def _token() -> "ModuleType":
+    from repowire.cli import token
+
+    return token
+
+
 def _traces() -> "ModuleType":
     from repowire.cli import traces
 
@@ -48,8 +61,8 @@ def _traces() -> "ModuleType":
 
 NOUNS = {
     "daemon": (_daemon, "start, stop, restart the daemon of this home (alias: serve)"),
-    "status": (_daemon, "how the daemon is and where it listens"),
-    "token": (_daemon, "show or rotate the token of the TCP side"),
+    "status": (_status, "how the daemon is and where it listens"),
+    "token": (_token, "show or rotate the token of the TCP side"),
     "peer": (_peers, "list, describe, register, unregister peers"),
     "ask": (_asks, "ask a peer; with --wait print the reply"),
     "wait": (_asks, "wait for the reply to an ask"),
@@ -61,6 +74,7 @@ NOUNS = {
     "tail": (_traces, "live events"),
 }
 ALIASES = {"serve": "daemon"}
+LASTING = ("daemon", "listen", "tail")
 
 FIRST_STEPS = """first steps:
   repowire daemon --detach                                start the daemon of this home
@@ -104,5 +118,7 @@ def main(argv: list[str]) -> int:
         meant = f" (did you mean {' or '.join(near)}?)" if near else ""
         print(f"repowire: no command {noun!r}{meant}; see repowire --help", file=sys.stderr)
         return 2
+    if noun not in LASTING:
+        gc.disable()  # it would run several times during the imports, for a process that ends before it pays
     code: int = NOUNS[noun][0]().main([noun, *argv[1:]])
     return code

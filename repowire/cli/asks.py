@@ -13,6 +13,7 @@ WAIT_SECONDS = 300.0  # what a bare --wait waits
 ROUND_SECONDS = 45.0  # one call's share of it, below the daemon's own cap
 PROGRESS_SECONDS = 2.0
 RETURN_SECONDS = 30.0  # how long a daemon that is being restarted may be away
+AGAIN_SECONDS = 0.25
 ENDS_WELL = ("ack", "ack_with_msg", "answered", "reply_to")  # close reasons, wire.md 5.1
 
 
@@ -71,7 +72,7 @@ def ask(args: argparse.Namespace) -> int:
         opened = daemon.ask(args.to, text, reply_to=args.reply_to, if_offline=queue, **fields_of(args))
         if args.wait is not None:
             c.hint(f"asked {to_whom(opened, args.to)}: {c.clean(opened['correlation_id'])}")
-            return await_reply(daemon, opened["correlation_id"], args.wait, args.json)
+            return await_reply(daemon, opened["correlation_id"], args.wait, args.json, met=True)
     correlation_id = c.clean(opened["correlation_id"])
     if args.json:
         c.put(c.to_json(opened))
@@ -111,13 +112,13 @@ def _wait(argv: list[str]) -> int:
 
 def wait(args: argparse.Namespace) -> int:
     with c.client() as daemon:
-        return await_reply(daemon, args.ask, args.timeout, args.json)
+        return await_reply(daemon, args.ask, args.timeout, args.json, met=False)
 
 
-def await_reply(daemon: RepowireClient, correlation_id: str, timeout: float, as_json: bool) -> int:
-    """Print the reply; PENDING when there is none in time. A daemon that restarts meanwhile is waited for."""
-    with_progress = sys.stderr.isatty()
-    answer = wait_through(daemon, correlation_id, timeout, told_once(correlation_id) if with_progress else None)
+def await_reply(daemon: RepowireClient, correlation_id: str, timeout: float, as_json: bool, *, met: bool) -> int:
+    """Print the reply; PENDING when there is none in time. A daemon that we `met` and that restarts is waited for."""
+    progress = told_once(correlation_id) if sys.stderr.isatty() else None
+    answer = wait_through(daemon, correlation_id, timeout, progress, met=met)
     if as_json:
         c.put(c.to_json(answer))
     if answer["status"] == "pending":
@@ -149,7 +150,7 @@ def told_once(correlation_id: str) -> Callable[[], None]:
 
 
 def wait_through(
-    daemon: RepowireClient, correlation_id: str, timeout: float, progress: Callable[[], None] | None
+    daemon: RepowireClient, correlation_id: str, timeout: float, progress: Callable[[], None] | None, *, met: bool
 ) -> c.Json:
     """Wait call by call until resolved or `timeout`; the first call is short where somebody wants progress."""
     start = time.monotonic()
@@ -159,13 +160,16 @@ def wait_through(
         left = start + timeout - time.monotonic()
         try:
             answer = daemon.wait_ask(correlation_id, timeout_seconds=max(0.01, min(left, share)))
-        except DaemonAway:
-            lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > min(RETURN_SECONDS, max(left, 0)):
+        except DaemonAway as away:
+            lost_at, first = lost_at or time.monotonic(), lost_at is None
+            if not (met or away.asked) or time.monotonic() - lost_at > min(RETURN_SECONDS, max(left, 0)):
                 raise
-            time.sleep(0.25)  # between two attempts to connect there is nothing to wait for
+            if first:
+                c.hint("the daemon is away; waiting for it to come back")
+            met = True
+            time.sleep(AGAIN_SECONDS)  # between two attempts to connect there is nothing to wait for
             continue
-        lost_at, share = None, ROUND_SECONDS
+        met, lost_at, share = True, None, ROUND_SECONDS
         if answer["status"] != "pending" or time.monotonic() >= start + timeout:
             return answer
         if progress:

@@ -153,6 +153,11 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
         put(f"{colour(f'{name:<{size}}', 'dim')}  {value}")
 
 
+def url(host: str, port: int) -> str:
+    """Where the TCP side is."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def local(moment: str | None, form: str = "%m-%d %H:%M:%S") -> str:
     """A moment of the wire on the clock of this machine."""
     from datetime import datetime

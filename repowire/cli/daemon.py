@@ -1,4 +1,4 @@
-"""`repowire daemon` (alias `serve`), `status` and `token`: the process behind all this."""
+"""`repowire daemon` (alias `serve`): the process behind all this."""
 
 import argparse
 import fcntl
@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from repowire import cli, client, config
 from repowire.cli import command as c
+from repowire.cli import status
 from repowire.errors import Refusal
 
 START_SECONDS = 30.0  # an integrity check of a large database is part of a start
@@ -26,11 +26,6 @@ CANNOT_START = ("ConfigError", "HomeBusy", "StoreError", "LedgerError")  # by na
 
 
 def main(argv: list[str]) -> int:
-    return {"daemon": _daemon, "status": _status, "token": _token}[argv[0]](argv[1:])
-
-
-# -- the process -----------------------------------------------------------------
-def _daemon(argv: list[str]) -> int:
     made = c.parser(
         "daemon",
         "Run the daemon of a home here, or --detach it; stop, restart or look at the one that runs.",
@@ -42,8 +37,8 @@ def _daemon(argv: list[str]) -> int:
     made.add_argument("--home", type=Path, help="the folder of its files (default: REPOWIRE_HOME or ~/.repowire)")
     made.add_argument("--detach", action="store_true", help="start it in the background, and say when it serves")
     made.add_argument("--json", action="store_true", help='one JSON line when it serves: {"ready": true, "port": …}')
-    verbs = {None: start, "stop": stop, "restart": restart, "status": status}
-    return c.run(made, argv, lambda args: verbs[args.verb](args))
+    verbs = {None: start, "stop": stop, "restart": restart, "status": status.show}
+    return c.run(made, argv[1:], lambda args: verbs[args.verb](args))
 
 
 def port(text: str) -> int:
@@ -94,7 +89,7 @@ def detach(settings: config.Config, *, as_json: bool) -> int:
     if as_json:
         c.put(c.to_json(ready))
     else:
-        url = f"http://{ready['host']}:{ready['port']}"
+        url = c.url(ready["host"], ready["port"])
         c.put(f"repowire {ready['version']} runs on {url} and {ready['socket']} (pid {ready['pid']})")
         c.hint(f"its log is {settings.log_path}; stop it with: repowire daemon stop")
     return c.OK
@@ -197,84 +192,3 @@ def restart(args: argparse.Namespace) -> int:
         settings = settings_of(args)
         end(settings, held)
     return detach(settings, as_json=args.json)
-
-
-# -- status ----------------------------------------------------------------------
-def _status(argv: list[str]) -> int:
-    made = c.parser("status", "How the daemon is.", "  repowire status\n  repowire status --json && echo it runs")
-    c.with_json(made)
-    made.set_defaults(home=None)
-    return c.run(made, argv, status)
-
-
-def status(args: argparse.Namespace) -> int:
-    home = args.home or config.home_of()
-    with closing(client.RepowireClient(home=home)) as daemon:
-        health = daemon.health()
-        peers = daemon.list_peers()
-        open_asks = daemon.asks_history(state="open", limit=50)
-    held = config.read_lock(home) or {} if daemon.place is None else {}
-    live = sum(peer["status"] != "offline" for peer in peers)
-    if args.json:
-        c.put(c.to_json({**health, "daemon": held, "peers": len(peers), "live_peers": live}))
-        return c.OK
-    many = "50 or more" if open_asks.get("next") else str(len(open_asks["asks"]))
-    c.facts(
-        [
-            ("status", health["status"]),
-            ("version", health.get("version")),
-            ("pid", held.get("pid")),
-            ("since", since(held.get("started_at"))),
-            ("tcp", f"http://{held['host']}:{held['port']}" if held.get("port") else daemon.where),
-            ("socket", home / "daemon.sock" if daemon.place is None else None),
-            ("home", home if daemon.place is None else None),
-            ("peers", f"{live} live, {len(peers)} known"),
-            ("your asks", f"{many} open"),
-        ]
-    )
-    return c.OK if health["status"] == "ok" else c.FAILED
-
-
-def since(at: object) -> str:
-    """The lock's moment on the clock of this machine."""
-    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S") if isinstance(at, float | int) else ""
-
-
-# -- token -----------------------------------------------------------------------
-def _token(argv: list[str]) -> int:
-    made = c.parser(
-        "token",
-        "Print the token that TCP clients send as a bearer; --rotate makes a new one and cuts live TCP sockets.",
-        '  curl -H "Authorization: Bearer $(repowire token)" http://127.0.0.1:8377/peers\n  repowire token --rotate',
-    )
-    made.add_argument("--rotate", action="store_true", help="make a new one; the old one is refused at once")
-    c.with_json(made)
-    return c.run(made, argv, token)
-
-
-def token(args: argparse.Namespace) -> int:
-    settings = config.load()
-    if args.rotate:
-        rotate(settings)
-    fixed = settings.daemon.auth_token
-    found = config.read_token(settings.home) if fixed is None else fixed
-    if found is None:
-        c.fail(f"there is no token in {settings.home} yet; the first start of `repowire daemon` makes it")
-    if not found:
-        c.fail("daemon.auth_token is set and empty: TCP is open and asks for none")
-    c.put(c.to_json({"token": found, "token_file": str(settings.token_path)}) if args.json else found)
-    return c.OK
-
-
-def rotate(settings: config.Config) -> None:
-    """Through the daemon, which cuts its sockets; where none runs, the file is all there is."""
-    try:
-        with closing(client.RepowireClient(home=settings.home)) as daemon:
-            daemon.rotate_token()
-        c.hint("rotated; clients with the old token are cut off")
-    except client.DaemonAway as away:
-        if away.asked or holder(settings) is not None:
-            raise
-        config.prepare_home(settings.home)
-        config.write_token(settings.home)
-        c.hint("rotated; no daemon was running")

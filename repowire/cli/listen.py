@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
 
 def listen(args: argparse.Namespace) -> int:
     logging.basicConfig(format="repowire: %(message)s", level=logging.WARNING)
+    logging.getLogger("repowire.async_client").setLevel(logging.INFO)  # cuts and returns
     try:
         return asyncio.run(_listen(args))
     except PeerDisconnectedError as ended:
