@@ -220,7 +220,13 @@ async def test_the_homes_token_goes_to_no_other_machine(short_folder: Path, monk
 
 
 async def test_the_first_frame_says_who_we_are(hub: Hub, client: AsyncRepowireClient, tmp_path: Path) -> None:
-    more = {"circle": "c", "role": "service", "path": tmp_path, "agent_pid": 42, "capabilities": ("extra",)}
+    more: dict[str, Any] = {
+        "circle": "c",
+        "role": "service",
+        "path": tmp_path,
+        "agent_pid": 42,
+        "capabilities": ("extra",),
+    }
     async with client.connect("build", handler=ignore, **more) as peer:
         assert (peer.peer_id, peer.display_name) == ("repow-1", "build")
     hello = hub.hellos[0]

@@ -359,7 +359,7 @@ def test_a_stuck_daemon_is_stopped_by_a_signal(live: Live) -> None:
 def test_the_token_opens_tcp_and_a_rotation_shuts_it(live: Live) -> None:
     token = live.cli("token").stdout.strip()
     assert token == live.token
-    url = {"REPOWIRE_DAEMON_URL": f"http://127.0.0.1:{live.port}"}
+    url: Any = {"REPOWIRE_DAEMON_URL": f"http://127.0.0.1:{live.port}"}
     assert live.cli("peer", "list", **url).returncode == 0
     assert live.cli("peer", "list", **url, REPOWIRE_AUTH_TOKEN="wrong").returncode == 1
     fresh = json.loads(live.cli("token", "--rotate", "--json").stdout)["token"]
