@@ -18,7 +18,7 @@ from repowire.deliveries import Delivery
 from repowire.errors import forbidden, gone, malformed, not_found, unavailable
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import HELD, HUMAN, MAX_TEXT_CHARS, QUEUED
+from repowire.protocol import HUMAN, MAX_TEXT_CHARS
 
 WAIT_SECONDS, WAIT_CAP_SECONDS = 45.0, 50.0  # wire.md 1.4
 CLOSED_SECONDS = 24 * 3600.0  # how long a closed ask can still be read
@@ -436,20 +436,9 @@ async def post_ask(request: web.Request) -> web.Response:
             "to_peer": ask.to_peer,
             "to_peer_id": ask.to_peer_id,
             "delivery_id": delivery.delivery_id,
-            **standing(delivery),
+            **deliveries.standing(delivery),
         }
     )
-
-
-def standing(delivery: Delivery) -> dict[str, Any]:
-    """The published words for a delivery, and beside them the honest one (wire.md 16, row 15)."""
-    waits = delivery.state in (QUEUED, HELD)
-    return {
-        "delivery_state": "queued" if waits else "delivered",
-        "delivered": not waits,
-        "queued": waits,
-        "state": delivery.state,
-    }
 
 
 def _speaker(mesh: Mesh, request: web.Request, body: wire.Body) -> str:
@@ -472,7 +461,7 @@ async def post_ack(request: web.Request) -> web.Response:
             )
         delivery = ack(change, mesh, correlation_id, reply)
     if delivery is not None:
-        return wire.reply({"ok": True, **standing(await deliveries.written(mesh, delivery))})
+        return wire.reply({"ok": True, **deliveries.standing(await deliveries.written(mesh, delivery))})
     return wire.reply({"ok": True})
 
 

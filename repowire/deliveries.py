@@ -458,6 +458,17 @@ def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
     }
 
 
+def standing(delivery: Delivery) -> dict[str, Any]:
+    """The published words for a delivery, and beside them the honest one (wire.md 16, row 15)."""
+    waits = delivery.state in (QUEUED, HELD)
+    return {
+        "delivery_state": "queued" if waits else "delivered",
+        "delivered": not waits,
+        "queued": waits,
+        "state": delivery.state,
+    }
+
+
 async def get_delivery(request: web.Request) -> web.Response:
     db = request.app[MESH].db.conn
     return wire.reply(as_json(db, load(db, request.match_info["delivery_id"])))

@@ -11,7 +11,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,6 +50,19 @@ class Segment:
     size: int
 
 
+def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A line as it is written, and the facts as they will be read again."""
+    if not RESERVED.isdisjoint(facts):
+        facts = {f"{key}_" if key in RESERVED else key: value for key, value in facts.items()}
+    try:
+        text = encode({"seq": seq, "at": at, "kind": kind, **facts})
+    except (TypeError, ValueError, RecursionError) as error:
+        facts = {"unwritable": f"{error}: {facts!r}"[:1000]}
+        text = encode({"seq": seq, "at": at, "kind": kind, **facts})
+    # a lone surrogate becomes \\udc80, which JSON reads as the same
+    return text.encode("utf-8", "backslashreplace") + b"\n", facts
+
+
 class Ledger:
     """Append, follow from a number, rotate, prune. One process at a time: the lock of the home sees to it."""
 
@@ -84,43 +97,45 @@ class Ledger:
 
     def append(self, kind: str, at: float, facts: dict[str, Any]) -> int:
         """Write one line, return its number. Never raises: what cannot be written is `lost`, and `failure` says why."""
-        self.last = seq = self.last + 1
-        if not RESERVED.isdisjoint(facts):
-            facts = {f"{key}_" if key in RESERVED else key: value for key, value in facts.items()}
-        try:
-            text = encode({"seq": seq, "at": at, "kind": kind, **facts})
-        except (TypeError, ValueError, RecursionError) as error:
-            facts = {"unwritable": f"{error}: {facts!r}"[:1000]}
-            text = encode({"seq": seq, "at": at, "kind": kind, **facts})
+        self.extend(at, ((kind, facts),))
+        return self.last
+
+    def extend(self, at: float, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Append several lines of one moment with one write: all of them or none. Never raises."""
         if self._size >= self._rotate_at:
             self._rotate()
-        # a lone surrogate becomes \udc80, which JSON reads as the same
-        self._write(
-            text.encode("utf-8", "backslashreplace") + b"\n", Line(seq, at, kind, facts, self._number, self._size)
-        )
-        return seq
-
-    def _write(self, data: bytes, line: Line) -> None:
+        texts, lines, size = [], [], self._size
+        for kind, facts in events:
+            self.last += 1
+            text, facts = _text(self.last, at, kind, facts)
+            texts.append(text)
+            lines.append(Line(self.last, at, kind, facts, self._number, size))
+            size += len(text)
         try:
             if self._torn:
                 self._cut_back()
-            if os.write(self._file, data) != len(data):
-                raise OSError(None, "only a part of a line could be written")
+            if os.write(self._file, b"".join(texts)) != size - self._size:
+                raise OSError(None, "only a part of what was to be written")
         except OSError as error:
-            self.lost += 1
+            self.lost += len(lines)
             self._write_failure = f"{self._path(self._number)}: {error.strerror}"
             with suppress(OSError):
                 self._cut_back()
             return
         self._write_failure = None
+        self._remember(lines, size)
+
+    def _remember(self, lines: list[Line], size: int) -> None:
+        """What was just written: the newest lines, and where the segment ends now."""
         ring = self._ring
-        if len(ring) == ring.maxlen:
-            self._floor = ring[0].seq
-        ring.append(line)
-        if not line.offset:
-            self._segments.append(Segment(line.segment, line.seq, line.at, 0))
-        self._size = self._segments[-1].size = line.offset + len(data)
-        self._segments[-1].newest_at = line.at
+        for line in lines:
+            if len(ring) == ring.maxlen:
+                self._floor = ring[0].seq
+            ring.append(line)
+        if not lines[0].offset:
+            self._segments.append(Segment(lines[0].segment, lines[0].seq, lines[0].at, 0))
+        self._size = self._segments[-1].size = size
+        self._segments[-1].newest_at = lines[-1].at
 
     def _cut_back(self) -> None:
         self._torn = True

@@ -7,7 +7,7 @@ their events reach the ledger and the bus. Whoever must know that his change las
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -186,9 +186,8 @@ class Mesh:
             return
         finally:
             turn.over.set()
-        for change in turn.changes:
-            for kind, facts in change.events:
-                self._tell(kind, change.now, facts)
+        if events:
+            self._tell(turn.changes[-1].now, [event for change in turn.changes for event in change.events])
         for change in turn.changes:
             for call in change.afterwards:
                 call()
@@ -225,12 +224,15 @@ class Mesh:
 
     def announce(self, kind: str, **facts: Any) -> None:
         """An event that belongs to no row: a line and a nudge. Never raises."""
-        self._tell(kind, self.clock.now(), _given(facts))
+        self.db.sync_soon()
+        self._tell(self.clock.now(), ((kind, _given(facts)),))
 
-    def _tell(self, kind: str, at: float, facts: dict[str, Any]) -> None:
-        seq = self.ledger.append(kind, at, facts)
-        self.bus.publish(kind, *topics(facts))
-        if seq % INDEX_LINES == 0:
+    def _tell(self, at: float, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        before = self.ledger.last
+        self.ledger.extend(at, events)
+        for kind, facts in events:
+            self.bus.publish(kind, *topics(facts))
+        if self.ledger.last // INDEX_LINES > before // INDEX_LINES:
             self.bus.publish("ledger.grown")
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from aiohttp import web
 
 from repowire import deliveries, peers, wire
-from repowire.asks import standing
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal
 from repowire.mesh import MESH, Change, Mesh
@@ -112,7 +111,7 @@ def _flat(refusal: Refusal, note: Note) -> Refusal:
 
 
 def _accepted(delivery: Delivery, sender: Peer | None, target: Peer, note: Note) -> dict[str, Any]:
-    words = standing(delivery)
+    words = deliveries.standing(delivery)
     return {
         "ok": True,
         "status": "queued" if words["queued"] else "sent",

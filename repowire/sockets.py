@@ -59,7 +59,7 @@ class Socket:
 
     ws: web.WebSocketResponse
     request: web.Request
-    generation: int = 0  # of the token that let it in; a rotation cuts it, unless it came over the Unix socket
+    generation: int  # of the token that let it in; a rotation cuts it, unless it came over the Unix socket
     door: Door = field(default_factory=lambda: Door("", "", remembers=False))
 
     @property
@@ -133,12 +133,13 @@ async def get_ws(request: web.Request) -> web.WebSocketResponse:
     limit = mesh.config.daemon.max_sockets
     if table.count >= limit:
         raise unavailable("too_many_sockets", f"{limit} sockets are open already", limit=limit)
+    generation = mesh.auth.generation
     ws = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False, autoping=True)
     table.count += 1
     try:
         await ws.prepare(request)
         request[wire.STARTED] = ws
-        socket = Socket(ws, request)
+        socket = Socket(ws, request, generation)
         try:
             await _live(mesh, table, socket)
         except Goodbye as goodbye:
@@ -237,7 +238,6 @@ def _frame(message: aiohttp.WSMessage) -> dict[str, Any] | None:
 def _authenticate(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> None:
     if not socket.request[ADMITTED] and not mesh.auth.matches(frame.get("auth_token")):
         raise Goodbye(CLOSE_AUTHENTICATION, "Authentication failed")
-    socket.generation = mesh.auth.generation
 
 
 def _validate(frame: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from repowire.mesh import MESH, Mesh
 from repowire.protocol import KINDS, LEASED_AT_ONCE, Stage
 
 KEEPALIVE_SECONDS = 15.0
+SLICE, SLICE_SECONDS = 256, 0.25  # the index takes this many lines, 1 ms of loop, this often
 PAGE = 1000  # lines read at once, so that a long catch-up lets others run in between
 REPLAY_MOST = 5000
 
@@ -65,18 +66,21 @@ async def catch_up_all(mesh: Mesh) -> None:
         more = catch_up(mesh)
 
 
-WAKES = ("ledger.grown",)
+async def run(mesh: Mesh) -> None:
+    """Keep the index near the end of the ledger, a slice at a time: messages go before their index.
 
-
-def tick(mesh: Mesh) -> float:
-    """Keep the index near the end of the ledger, and drop the lines that are too old or too many."""
-    more = catch_up(mesh)
+    Looks when enough lines came, and once a minute; drops the lines that retention took.
+    """
     ledger = mesh.config.ledger
-    removed = mesh.ledger.prune(mesh.clock.now(), ledger.retention_days * 86400.0, ledger.retention_bytes)
-    if removed:
-        with mesh.change() as change:
-            change.db.execute("DELETE FROM trace_lines WHERE segment <= ?", (max(removed),))
-    return 0.0 if more else 60.0
+    with mesh.bus.listen("ledger.grown") as nudge:
+        while True:
+            while catch_up(mesh, SLICE):
+                await mesh.clock.sleep(SLICE_SECONDS)
+            removed = mesh.ledger.prune(mesh.clock.now(), ledger.retention_days * 86400.0, ledger.retention_bytes)
+            if removed:
+                with mesh.change() as change:
+                    change.db.execute("DELETE FROM trace_lines WHERE segment <= ?", (max(removed),))
+            await nudge.wait(60.0)
 
 
 # -- queries -----------------------------------------------------------------
