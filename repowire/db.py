@@ -176,6 +176,7 @@ class Database:
         self._transaction = _Transaction(self.conn, self._note_commit)
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked = 0  # the newest commit that the sync thread was asked for
         self._stale = False  # something is to be synced within a second, and the thread knows
         self._aging = self._crowded = False  # the checkpoint thread knows of a commit; of a full log
         self._closed = False
@@ -271,7 +272,9 @@ class Database:
         loop = self._loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiters.append((self.committed, waiter))
-        self._to_sync.put(True)
+        if self._asked < self.committed:  # one request serves all who wait for the same commit
+            self._asked = self.committed
+            self._to_sync.put(True)
         await waiter
 
     def sync_soon(self) -> None:
