@@ -263,15 +263,17 @@ class Database:
 
     # -- the barrier -----------------------------------------------------------
 
-    async def on_disk(self) -> None:
-        """Return when every commit made so far would survive a power cut. Raises StoreError when that cannot be."""
+    async def on_disk(self, commit: int | None = None) -> None:
+        """Return when a commit (every one made so far) would survive a power cut. Raises StoreError when it cannot."""
         if self.failure is not None:
             raise self._lost()
-        if self.synced >= self.committed:
+        if commit is None:
+            commit = self.committed
+        if self.synced >= commit:
             return
         loop = self._loop = asyncio.get_running_loop()
         waiter = loop.create_future()
-        self._waiters.append((self.committed, waiter))
+        self._waiters.append((commit, waiter))
         if self._asked < self.committed:  # one request serves all who wait for the same commit
             self._asked = self.committed
             self._to_sync.put(True)

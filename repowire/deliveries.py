@@ -22,6 +22,7 @@ from repowire.protocol import EXPIRED, FAILED, HELD, LEASED, QUEUED, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
+WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
 BATCH = 32  # leased at once for a taker that remembers what it took; one at a time for the others
 WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
 RETRY_MOST_SECONDS = 60.0
@@ -132,7 +133,7 @@ def queue(
     Where a door is open and nothing waits before it, the message is leased at once and goes straight through.
     """
     door = change.mesh.doors.of(peer_id)
-    straight = door is not None and door.clear
+    straight = door is not None and door.clear and door.in_flight < WINDOW
     if not straight and depth(change.db, peer_id) >= most:
         raise too_many(
             "queue_full",
@@ -239,6 +240,7 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
             _note(change, "handed", delivery_id, row[0], peer_id)
             if door is not None:
                 door.handed_at = change.now
+                door.receipted()
         return
     reason = detail or status
     row = change.db.execute(_BACK, (reason, delivery_id, peer_id)).fetchone()
@@ -246,6 +248,7 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
         _note(change, "held", delivery_id, row[0], peer_id, reason=reason, status=status)
         change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
         if door is not None:
+            door.receipted()
             door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0 ** row[1])
             _mail(change, peer_id)
 
@@ -293,6 +296,9 @@ def unknown(change: Change, delivery: Delivery, reason: str) -> None:
     """Sent, and nothing proves that it arrived: never sent again."""
     if _move(change, delivery, (LEASED,), UNKNOWN, reason):
         _tell(change, "unknown", delivery, reason)
+        door = change.mesh.doors.of(delivery.peer_id)
+        if door is not None and door.holder == delivery.leased_by:
+            door.receipted()
 
 
 def lost(change: Change, peer_id: str, holder: str) -> None:
@@ -317,18 +323,23 @@ async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
         if door.remembers:
             with mesh.change() as change:
                 unwritten = take_again(change, door.peer_id, door.holder)
+            door.in_flight = len(unwritten)
+            await mesh.on_disk()
             await _write(mesh, unwritten, hand)
         while True:
-            if door.clear:
-                unwritten.extend(_all_in(door))
+            if door.clear or door.items:
+                unwritten += _all_in(door)
+                await mesh.db.on_disk()
             elif (left := door.retry_at - mesh.clock.now()) > 0:
                 await door.nudge.wait(left)
-                continue
+            elif door.room(WINDOW):
+                unwritten += _lease_for(mesh, door)
+                await mesh.on_disk()
             else:
-                unwritten.extend(_lease_for(mesh, door))
+                await door.nudge.wait()
             if unwritten:
                 await _write(mesh, unwritten, hand)
-            elif door.clear:
+            elif door.clear and not door.items:
                 await door.nudge.wait()
     finally:
         _shut(mesh, door, unwritten)
@@ -341,17 +352,17 @@ def _all_in(door: Door) -> list[Delivery]:
 
 
 def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
-    """The next of the mailbox; when nothing is left there the door is clear. What is in the door already was first."""
+    """The next of the mailbox; when nothing is left there the door is clear."""
+    most = min(BATCH, door.room(WINDOW)) if door.remembers else 1
     with mesh.change() as change:
-        found = lease(change, door.peer_id, door.holder, BATCH if door.remembers else 1)
+        found = lease(change, door.peer_id, door.holder, most)
         door.clear = not found
-    return _all_in(door) + found
+    door.in_flight += len(found)
+    return found
 
 
 async def _write(mesh: Mesh, batch: list[Delivery], hand: Hand) -> None:
-    """Hand a leased batch over once its lease is on the disk; each that is written leaves the batch."""
-    if batch:
-        await mesh.on_disk()
+    """Hand over a batch whose lease is on the disk; each that is written leaves the batch."""
     while batch:
         delivery = batch[0]
         if not await hand(delivery):
@@ -384,11 +395,10 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
     if mesh.doors.of(delivery.peer_id) is None:
         await mesh.committed()
         return delivery
-    turn = mesh.turn
     with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
         if await nudge.wait(WRITE_SECONDS):
             return delivery._replace(state=LEASED, reason=None)
-    mesh.check(turn)
+    await mesh.committed()
     return load(mesh.db.conn, delivery.delivery_id)
 
 

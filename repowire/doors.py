@@ -13,7 +13,18 @@ class Door:
     queues behind what waits. `holder` names who is at the far end, `remembers` that it knows what it took already.
     """
 
-    __slots__ = ("clear", "handed_at", "holder", "items", "nudge", "peer_id", "remembers", "retry_at", "shut")
+    __slots__ = (
+        "clear",
+        "handed_at",
+        "holder",
+        "in_flight",
+        "items",
+        "nudge",
+        "peer_id",
+        "remembers",
+        "retry_at",
+        "shut",
+    )
 
     def __init__(self, peer_id: str, holder: str, *, remembers: bool) -> None:
         self.peer_id, self.holder, self.remembers = peer_id, holder, remembers
@@ -21,12 +32,24 @@ class Door:
         self.items: deque[Any] = deque()
         self.nudge = Nudge()
         self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
+        self.in_flight = 0  # sent without a receipt yet, where the far end remembers and so gives one
         self.handed_at: float | None = None  # unix seconds of the newest receipt
 
     def put(self, item: Any) -> None:
         """Behind what is in it already."""
         self.items.append(item)
+        self.in_flight += self.remembers
         self.nudge.ring()
+
+    def room(self, window: int) -> int:
+        """How many more may be sent before a receipt comes."""
+        return max(0, window - self.in_flight)
+
+    def receipted(self) -> None:
+        """One of those in flight came to its end."""
+        self.in_flight = max(0, self.in_flight - 1)
+        if not self.clear:
+            self.nudge.ring()
 
     def mail(self) -> None:
         """Something waits in the mailbox."""

@@ -8,6 +8,7 @@ their events reach the ledger and the bus. Whoever must know that his change las
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -73,10 +74,11 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("broken", "changes", "ending", "lost", "over")
+    __slots__ = ("broken", "changes", "ending", "lost", "number", "over")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.number = 0  # of its commit, once it has one
         self.broken = False  # a change failed after it had written
         self.ending = False  # its commit is due at the end of this turn of the loop
         self.over = asyncio.Event()
@@ -152,6 +154,7 @@ class Mesh:
             return
         if change is not None:
             turn.changes.append(change)
+            _MINE.set(turn)
         else:
             self.memo.clear()
             if self.db.conn.total_changes != self._written or not self.db.conn.in_transaction:
@@ -175,6 +178,7 @@ class Mesh:
             if events:
                 self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
             transaction.__exit__(None, None, None)
+            turn.number = self.db.committed
         except (self.db.conn.Error, StoreError) as error:
             transaction.__exit__(type(error), error, None)
             self.memo.clear()
@@ -193,32 +197,20 @@ class Mesh:
                 call()
 
     async def committed(self) -> None:
-        """Wait until what was changed just now is committed. Raises StoreError when it was lost.
-
-        To be awaited in the step that made the change: it is the open turn that is waited for.
-        """
-        turn = self._turn
+        """Wait until what this task changed last is committed; 503 when it was lost."""
+        turn = _MINE.get()
         if turn is not None:
-            if self.shared:
+            if turn is self._turn and self.shared:
                 self._end_soon(turn)
             await turn.over.wait()
-            self.check(turn)
-
-    @property
-    def turn(self) -> Turn | None:
-        """The open turn: what was changed just now is in it."""
-        return self._turn
-
-    @staticmethod
-    def check(turn: Turn | None) -> None:
-        """503 when the turn was lost."""
-        if turn is not None and turn.lost is not None:
-            raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
+            if turn.lost is not None:
+                raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
 
     async def on_disk(self) -> None:
-        """Wait until what was changed just now survives a power cut; as `committed`, and then the disk."""
+        """Wait until what this task changed last survives a power cut; 503 when it was lost."""
         await self.committed()
-        await self.db.on_disk()
+        turn = _MINE.get()
+        await self.db.on_disk(turn.number if turn is not None else 0)
 
     # -- events ----------------------------------------------------------------
 
@@ -259,6 +251,9 @@ class _Changing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.mesh._end(self.change if kind is None else None)
 
+
+# The turn that this task changed something in last: what a reply has to wait for, and nothing else
+_MINE: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 MESH = web.AppKey("mesh", Mesh)
 FORGIVEN = web.AppKey("forgiven", frozenset[str])  # paths whose change a restart forgives, such as a touch
