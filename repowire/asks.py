@@ -256,6 +256,7 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
 
     The same ack again changes nothing; another reply is gone (410), so that none is lost silently.
     """
+    deliveries.take_receipts(change)
     reason = "ack" if reply.bare else "ack_with_msg"
     awaited = mesh.bus.heard(wait_topic(correlation_id))
     row = change.db.execute(

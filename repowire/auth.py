@@ -150,11 +150,9 @@ AUTH = web.AppKey("auth", Auth)
 ADMITTED = web.RequestKey("admitted", bool)
 
 
-@web.middleware
-async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+def admit(request: web.Request) -> None:
     """Before everything else, unknown paths included; `request[ADMITTED]` says whether a token is still due."""
     request[ADMITTED] = request.app[AUTH].admit(request)
-    return await handler(request)
 
 
 def caller(request: web.Request) -> Caller:

@@ -5,6 +5,7 @@ uses one guarded UPDATE, `lease`; every receipt comes through one door, `receipt
 what was sent and not receipted is `leased`, past its lease `unknown`, and what is unknown is never sent again.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from repowire.protocol import EXPIRED, FAILED, HELD, LEASED, QUEUED, UNKNOWN
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
-BATCH = 32  # leased at once for a taker that remembers what it took; one at a time for the others
+LATE_SECONDS = 0.02  # how long a receipt may wait to be noted together with its neighbours
 WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
 RETRY_MOST_SECONDS = 60.0
 MAX_BATCH = 1000
@@ -133,7 +134,7 @@ def queue(
     Where a door is open and nothing waits before it, the message is leased at once and goes straight through.
     """
     door = change.mesh.doors.of(peer_id)
-    straight = door is not None and door.clear and door.in_flight < WINDOW
+    straight = door is not None and door.straight(WINDOW)
     if not straight and depth(change.db, peer_id) >= most:
         raise too_many(
             "queue_full",
@@ -168,6 +169,8 @@ def queue(
         _tell(change, "queued", delivery, delivery.reason)
     elif straight:
         change.after(partial(door.put, delivery))
+        if door.receipts:
+            door.in_flight[delivery_id] = delivery.trace
     else:
         change.after(door.mail)
     return delivery
@@ -233,33 +236,63 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
     `injected` proves `handed`; `held`, `rejected` and `failed` say that nothing was injected, so the message goes back
     into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker.
     """
-    door = change.mesh.doors.of(peer_id)
-    if status == "injected":
-        row = change.db.execute(_HANDED, (change.now, delivery_id, peer_id)).fetchone()
-        if row is not None:
-            _note(change, "handed", delivery_id, row[0], peer_id)
-            if door is not None:
-                door.handed_at = change.now
-                door.receipted()
+    take_receipts(change)
+    delivery, door = find(change.db, delivery_id), change.mesh.doors.of(peer_id)
+    if delivery is None or delivery.peer_id != peer_id:
         return
-    reason = detail or status
-    row = change.db.execute(_BACK, (reason, delivery_id, peer_id)).fetchone()
-    if row is not None:
-        _note(change, "held", delivery_id, row[0], peer_id, reason=reason, status=status)
+    if door is not None:
+        door.receipted(delivery_id)
+    if status == "injected":
+        if change.db.execute(_HANDED, (change.now, delivery_id)).rowcount == 1:
+            _tell(change, "handed", delivery)
+            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
+    elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
+        _tell(change, "held", delivery, detail or status, status=status)
         change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
         if door is not None:
-            door.receipted()
-            door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0 ** row[1])
+            door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0**delivery.attempts)
             _mail(change, peer_id)
+
+
+def injected(mesh: Mesh, door: Door, delivery_id: str) -> bool:
+    """The receipt that comes for nearly every message: noted together with its neighbours, soon.
+
+    False when the door knows of no such delivery, which `receipt` then looks up. A crash before it is noted leaves a
+    weaker word than the truth, never a stronger one.
+    """
+    trace = door.receipted(delivery_id)
+    if trace is None:
+        return False
+    receipts = mesh.doors.receipts
+    receipts.append((delivery_id, trace, door))
+    if not mesh.shared:
+        note_receipts(mesh)
+    elif len(receipts) == 1:
+        asyncio.get_running_loop().call_later(LATE_SECONDS, note_receipts, mesh)
+    return True
+
+
+def note_receipts(mesh: Mesh) -> None:
+    """Note the receipts that came meanwhile."""
+    if mesh.doors.receipts:
+        with mesh.change() as change:
+            take_receipts(change)
+
+
+def take_receipts(change: Change) -> None:
+    """Note the receipts that came before this change, so that the order of events is the true one."""
+    receipts = change.mesh.doors.receipts
+    if receipts:
+        change.mesh.doors.receipts = []
+        change.db.executemany(_HANDED, [(change.now, delivery_id) for delivery_id, _, _ in receipts])
+        for delivery_id, trace, door in receipts:
+            _note(change, "handed", delivery_id, trace, door.peer_id)
+            door.handed_at = change.now
 
 
 _HANDED = (
     "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?"
-    " WHERE delivery_id = ? AND peer_id = ? AND state IN ('queued', 'held', 'leased', 'unknown') RETURNING trace"
-)
-_BACK = (
-    "UPDATE deliveries SET state = 'held', reason = ?"
-    " WHERE delivery_id = ? AND peer_id = ? AND state IN ('leased', 'unknown') RETURNING trace, attempts"
+    " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'unknown')"
 )
 
 
@@ -297,8 +330,8 @@ def unknown(change: Change, delivery: Delivery, reason: str) -> None:
     if _move(change, delivery, (LEASED,), UNKNOWN, reason):
         _tell(change, "unknown", delivery, reason)
         door = change.mesh.doors.of(delivery.peer_id)
-        if door is not None and door.holder == delivery.leased_by:
-            door.receipted()
+        if door is not None:
+            door.receipted(delivery.delivery_id)
 
 
 def lost(change: Change, peer_id: str, holder: str) -> None:
@@ -323,7 +356,7 @@ async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
         if door.remembers:
             with mesh.change() as change:
                 unwritten = take_again(change, door.peer_id, door.holder)
-            door.in_flight = len(unwritten)
+            door.in_flight.update((one.delivery_id, one.trace) for one in unwritten)
             await mesh.on_disk()
             await _write(mesh, unwritten, hand)
         while True:
@@ -332,7 +365,7 @@ async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
                 await mesh.db.on_disk()
             elif (left := door.retry_at - mesh.clock.now()) > 0:
                 await door.nudge.wait(left)
-            elif door.room(WINDOW):
+            elif door.room(WINDOW) > 0:
                 unwritten += _lease_for(mesh, door)
                 await mesh.on_disk()
             else:
@@ -353,11 +386,12 @@ def _all_in(door: Door) -> list[Delivery]:
 
 def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
     """The next of the mailbox; when nothing is left there the door is clear."""
-    most = min(BATCH, door.room(WINDOW)) if door.remembers else 1
+    most = door.room(WINDOW) if door.remembers else 1
     with mesh.change() as change:
         found = lease(change, door.peer_id, door.holder, most)
         door.clear = not found
-    door.in_flight += len(found)
+    if door.receipts:
+        door.in_flight.update((one.delivery_id, one.trace) for one in found)
     return found
 
 
@@ -373,12 +407,23 @@ async def _write(mesh: Mesh, batch: list[Delivery], hand: Hand) -> None:
         mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
+def stall(mesh: Mesh, door: Door, delivery: Delivery) -> None:
+    """The far end does not read: nobody waits for what stands before it any more, and new mail queues."""
+    door.stalled, door.clear = True, False
+    for waiting in (delivery, *door.items):
+        mesh.bus.publish(_written_topic(waiting.delivery_id))
+
+
 def _shut(mesh: Mesh, door: Door, unwritten: list[Delivery]) -> None:
     """The worker ends: nothing goes into the door any more, and what did not leave it goes back."""
     mesh.doors.close(door)
     mesh.commit()  # what was leased to the door in this turn is put into it now
     unwritten += _all_in(door)
+    door.stalled = True  # for who still waits: it was not written
+    for delivery in unwritten:
+        mesh.bus.publish(_written_topic(delivery.delivery_id))
     with mesh.change() as change:
+        take_receipts(change)
         if unwritten:
             release(change, unwritten, "way_closed")
         if not door.remembers:
@@ -390,16 +435,20 @@ def _shut(mesh: Mesh, door: Door, unwritten: list[Delivery]) -> None:
 async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
     """Wait until a message for a reachable peer is written to its transport, so that the reply may say so.
 
-    A slow reader is not waited for longer than WRITE_SECONDS: the message stays in the mailbox and the reply says that.
+    A peer that does not read, or has much to read first, is not waited for longer than WRITE_SECONDS: the message stays
+    in the mailbox and the reply says that.
     """
-    if mesh.doors.of(delivery.peer_id) is None:
+    door = mesh.doors.of(delivery.peer_id)
+    if door is None:
         await mesh.committed()
         return delivery
     with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
-        if await nudge.wait(WRITE_SECONDS):
-            return delivery._replace(state=LEASED, reason=None)
+        # Straight through: the worker writes it, stalls or ends, and rings in each case.
+        rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
     await mesh.committed()
-    return load(mesh.db.conn, delivery.delivery_id)
+    if rung and not door.stalled:
+        return delivery._replace(state=LEASED, reason=None)
+    return delivery._replace(state=QUEUED, reason="slow_reader")
 
 
 def _written_topic(delivery_id: str) -> str:
@@ -420,6 +469,7 @@ WAKES = ("delivery.stale",)
 
 def tick(mesh: Mesh) -> float:
     """Leases that ran out are `unknown`; mail that nobody fetched in its time is `expired`."""
+    note_receipts(mesh)
     now, lease_seconds = mesh.clock.now(), mesh.config.daemon.delivery_lease_seconds
     stale = mesh.db.conn.execute(
         "SELECT * FROM deliveries WHERE state = 'leased' AND leased_at <= ? LIMIT 500", (now - lease_seconds,)
@@ -480,6 +530,7 @@ def standing(delivery: Delivery) -> dict[str, Any]:
 
 
 async def get_delivery(request: web.Request) -> web.Response:
+    note_receipts(request.app[MESH])
     db = request.app[MESH].db.conn
     return wire.reply(as_json(db, load(db, request.match_info["delivery_id"])))
 

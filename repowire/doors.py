@@ -21,35 +21,41 @@ class Door:
         "items",
         "nudge",
         "peer_id",
+        "receipts",
         "remembers",
         "retry_at",
-        "shut",
+        "stalled",
     )
 
-    def __init__(self, peer_id: str, holder: str, *, remembers: bool) -> None:
-        self.peer_id, self.holder, self.remembers = peer_id, holder, remembers
-        self.clear = self.shut = False
+    def __init__(self, peer_id: str, holder: str, *, receipts: bool = False, remembers: bool = False) -> None:
+        self.peer_id, self.holder, self.receipts, self.remembers = peer_id, holder, receipts, remembers
+        self.clear = False
+        self.stalled = False  # the far end does not read: what is put into it would wait
         self.items: deque[Any] = deque()
         self.nudge = Nudge()
         self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
-        self.in_flight = 0  # sent without a receipt yet, where the far end remembers and so gives one
+        self.in_flight: dict[str, str] = {}  # leased and not receipted, where receipts are promised: delivery to trace
         self.handed_at: float | None = None  # unix seconds of the newest receipt
 
     def put(self, item: Any) -> None:
         """Behind what is in it already."""
         self.items.append(item)
-        self.in_flight += self.remembers
         self.nudge.ring()
 
-    def room(self, window: int) -> int:
-        """How many more may be sent before a receipt comes."""
-        return max(0, window - self.in_flight)
+    def straight(self, window: int) -> bool:
+        """Whether a new message may go in at once."""
+        return self.clear and not self.stalled and self.room(window) > 0
 
-    def receipted(self) -> None:
-        """One of those in flight came to its end."""
-        self.in_flight = max(0, self.in_flight - 1)
+    def room(self, window: int) -> int:
+        """How many more may be sent before a receipt comes; one that remembers nothing is not held to the window."""
+        return window - len(self.in_flight) if self.remembers else window
+
+    def receipted(self, delivery_id: str) -> str | None:
+        """One of those in flight came to its end; returns its trace."""
+        trace = self.in_flight.pop(delivery_id, None)
         if not self.clear:
             self.nudge.ring()
+        return trace
 
     def mail(self) -> None:
         """Something waits in the mailbox."""
@@ -62,6 +68,7 @@ class Doors:
 
     def __init__(self) -> None:
         self._open: dict[str, Door] = {}
+        self.receipts: list[tuple[str, str, Door]] = []  # delivery, trace and door, to be noted in one change
 
     def of(self, peer_id: str) -> Door | None:
         """The peer's door, if one is open."""
@@ -73,7 +80,6 @@ class Doors:
 
     def close(self, door: Door) -> None:
         """No longer through this one; another one of the same peer stays."""
-        door.shut = True
         if self._open.get(door.peer_id) is door:
             del self._open[door.peer_id]
 

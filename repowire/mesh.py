@@ -30,8 +30,6 @@ log = logging.getLogger("repowire")
 
 INDEX_LINES = 512  # the ledger's index catches up after this many lines: 2 ms of loop, and always within the ring
 
-LATE_SECONDS = 0.02  # how long a receipt may stay uncommitted: a crash turns it into `unknown`, never into more
-
 MIGRATIONS = [
     """
 CREATE TABLE ledger_mark (      -- one row: the last line that a committed change was going to write
@@ -74,13 +72,12 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("broken", "changes", "ending", "lost", "number", "over")
+    __slots__ = ("broken", "changes", "lost", "number", "over")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.number = 0  # of its commit, once it has one
         self.broken = False  # a change failed after it had written
-        self.ending = False  # its commit is due at the end of this turn of the loop
         self.over = asyncio.Event()
         self.lost: BaseException | None = None
 
@@ -113,34 +110,20 @@ class Mesh:
 
     # -- changes ---------------------------------------------------------------
 
-    def change(self, *, late: bool = False) -> "_Changing":
-        """`with mesh.change() as change:`; on an exception nothing of it happened. Never await inside.
+    def change(self) -> "_Changing":
+        """`with mesh.change() as change:`; on an exception nothing of it happened. Never await inside."""
+        return _Changing(self)
 
-        A `late` one, for which nobody waits, is committed with the next that is not, or after LATE_SECONDS.
-        """
-        return _Changing(self, late)
-
-    def _begin(self, late: bool) -> None:
+    def _begin(self) -> None:
         if self._inside:
             raise RuntimeError("a change is open already: never await inside one, and never open one in another")
         if self._turn is None:
             self.db.transaction().__enter__()
             self._turn = Turn()
-            if self.shared and late:
-                asyncio.get_running_loop().call_later(LATE_SECONDS, self._commit_late, self._turn)
-        if self.shared and not late:
-            self._end_soon(self._turn)
+            if self.shared:
+                asyncio.get_running_loop().call_soon(self.commit)
         self._written = self.db.conn.total_changes
         self._inside = True
-
-    def _end_soon(self, turn: Turn) -> None:
-        if not turn.ending:
-            turn.ending = True
-            asyncio.get_running_loop().call_soon(self.commit)
-
-    def _commit_late(self, turn: Turn) -> None:
-        if turn is self._turn:
-            self.commit()
 
     def _end(self, change: Change | None) -> None:
         """Keep a change. One that failed is undone, which is nothing to do where it refused before it wrote.
@@ -200,8 +183,6 @@ class Mesh:
         """Wait until what this task changed last is committed; 503 when it was lost."""
         turn = _MINE.get()
         if turn is not None:
-            if turn is self._turn and self.shared:
-                self._end_soon(turn)
             await turn.over.wait()
             if turn.lost is not None:
                 raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
@@ -238,13 +219,13 @@ class Mesh:
 class _Changing:
     """The `with` of `Mesh.change`; a class, since a generator costs as much again as the statements."""
 
-    __slots__ = ("change", "late", "mesh")
+    __slots__ = ("change", "mesh")
 
-    def __init__(self, mesh: Mesh, late: bool) -> None:
-        self.mesh, self.late = mesh, late
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
 
     def __enter__(self) -> Change:
-        self.mesh._begin(self.late)
+        self.mesh._begin()
         self.change = Change(self.mesh)
         return self.change
 

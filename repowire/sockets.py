@@ -34,6 +34,7 @@ from repowire.protocol import (
     FIRST_FRAME_SECONDS,
     MAX_FRAME_BYTES,
     MAX_TEXT_CHARS,
+    RECEIPTS,
     ROLES,
     TURN_STATES,
     is_identifier,
@@ -41,6 +42,7 @@ from repowire.protocol import (
 
 log = logging.getLogger("repowire")
 
+ROOM_BYTES = 32 << 10  # below this in the write buffer nothing waits for the reader (asyncio pauses at 64 KiB)
 DRAIN_SECONDS = 30.0  # a reader that takes nothing for this long is cut off; what it was not sent waits
 
 
@@ -57,10 +59,11 @@ class Goodbye(Exception):
 class Socket:
     """One live socket, and the door that it is to its peer."""
 
+    mesh: Mesh
     ws: web.WebSocketResponse
     request: web.Request
     generation: int  # of the token that let it in; a rotation cuts it, unless it came over the Unix socket
-    door: Door = field(default_factory=lambda: Door("", "", remembers=False))
+    door: Door = field(default_factory=lambda: Door("", ""))
 
     @property
     def peer_id(self) -> str:
@@ -70,15 +73,22 @@ class Socket:
         """Write one frame. A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut."""
         if self.ws.closed:
             return False
-        patience = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self.abort)
+        text, transport = delivery.wire_text, self.request.transport
         try:
-            await self.ws.send_str(delivery.wire_text)
-        except (ConnectionError, RuntimeError):
+            if transport is not None and transport.get_write_buffer_size() + 4 * len(text) < ROOM_BYTES:
+                await self.ws.send_str(text)  # there is room for it, so this does not wait
+            else:
+                await self._hand_slowly(delivery, text)
+        except (ConnectionError, TimeoutError, RuntimeError):
             self.abort()
             return False
-        finally:
-            patience.cancel()
         return True
+
+    async def _hand_slowly(self, delivery: Delivery, text: str) -> None:
+        deliveries.stall(self.mesh, self.door, delivery)
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await self.ws.send_str(text)
+        self.door.stalled = False
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye; a reader that does not answer is cut after a second."""
@@ -139,7 +149,7 @@ async def get_ws(request: web.Request) -> web.WebSocketResponse:
     try:
         await ws.prepare(request)
         request[wire.STARTED] = ws
-        socket = Socket(ws, request, generation)
+        socket = Socket(mesh, ws, request, generation)
         try:
             await _live(mesh, table, socket)
         except Goodbye as goodbye:
@@ -275,7 +285,8 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
         certificate = claims.certify(change, peer) if DEDUPE in capabilities else None
     remembers = DEDUPE in capabilities and instance is not None
     holder = f"instance:{instance}" if remembers else f"socket:{secrets.token_hex(6)}"
-    socket.door = Door(peer.peer_id, holder, remembers=remembers)
+    receipts = RECEIPTS in capabilities or remembers
+    socket.door = Door(peer.peer_id, holder, receipts=receipts, remembers=remembers)
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})
@@ -291,12 +302,17 @@ async def _listen(mesh: Mesh, socket: Socket) -> None:
         if frame is None:
             socket.abort()  # the published server drops a socket that sends no JSON object (wire.md 2)
             return
-        rule = FRAMES.get(frame.get("type", ""))
+        kind = frame.get("type")
+        if kind == "delivery_ack" and frame.get("status") == "injected":
+            delivery_id = frame.get("delivery_id")
+            if isinstance(delivery_id, str) and deliveries.injected(mesh, socket.door, delivery_id):
+                continue
+        rule = FRAMES.get(kind) if isinstance(kind, str) else None
         if rule is None:
             log.debug("%s sent a frame of type %r, which nobody handles", socket.peer_id, frame.get("type"))
             continue
         try:
-            with mesh.change(late=rule is on_delivery_ack) as change:
+            with mesh.change() as change:
                 rule(change, mesh, socket, wire.Body(frame))
         except Refusal as refusal:
             await _say(socket.ws, {"type": "error", "error": refusal.hint, "code": refusal.error})

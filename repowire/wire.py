@@ -6,16 +6,19 @@ import binascii
 import json
 import logging
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from repowire.clock import new_id
 from repowire.errors import Refusal, invalid, too_large
 from repowire.protocol import MAX_BODY_BYTES, MAX_METADATA_BYTES, is_identifier
 
 log = logging.getLogger("repowire")
+
 
 # The response whose headers have left already, so that no other one can be sent
 STARTED = web.RequestKey("started", web.StreamResponse)
@@ -214,25 +217,33 @@ def _from_aiohttp(failure: web.HTTPException) -> Refusal:
     return Refusal(failure.status, "bad_request", failure.text or failure.reason)
 
 
-@web.middleware
-async def refusals(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Every refusal and every failure in the one shape; a failure of ours is logged with the id that it shows."""
-    try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except Refusal as refusal:
-        return _response(refusal)
-    except web.HTTPException as failure:
-        if failure.status < 400:
+def refusals(admit: Callable[[web.Request], None]) -> Middleware:
+    """The one middleware: whom `admit` refuses gets no further, and every refusal and failure has the one shape.
+
+    One for both, since each costs a coroutine a request. A failure of ours is logged with the id that it shows.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            admit(request)
+            return await handler(request)
+        except Refusal as refusal:
+            return _response(refusal)
+        except web.HTTPException as failure:
+            if failure.status < 400:
+                raise
+            return _response(_from_aiohttp(failure))
+        except (asyncio.CancelledError, ConnectionResetError):
             raise
-        return _response(_from_aiohttp(failure))
-    except (asyncio.CancelledError, ConnectionResetError):
-        raise
-    except Exception:
-        trace = new_id("err")
-        log.exception("%s: %s %s failed", trace, request.method, request.path)
-        if STARTED in request:
-            if request.transport is not None:
-                request.transport.abort()
-            return request[STARTED]
-        return _response(Refusal(500, "internal", f"a fault of ours; the daemon's log has it as {trace}", trace=trace))
+        except Exception:
+            trace = new_id("err")
+            log.exception("%s: %s %s failed", trace, request.method, request.path)
+            if STARTED in request:
+                if request.transport is not None:
+                    request.transport.abort()
+                return request[STARTED]
+            hint = f"a fault of ours; the daemon's log has it as {trace}"
+            return _response(Refusal(500, "internal", hint, trace=trace))
+
+    return middleware

@@ -93,7 +93,7 @@ async def new_door(tmp_path: Path) -> AsyncIterator[NewDoor]:
     procs = Procs(lambda pid, started: None)
 
     async def build(token: str | None = TOKEN) -> Door:
-        app = web.Application(middlewares=[wire.refusals, admit])
+        app = web.Application(middlewares=[wire.refusals(admit)])
         app[AUTH], app[REACHED] = Auth(token, procs), []
         app.router.add_get("/ws", socket_handler)
         for path in ("/", "/dashboard", "/health", "/peers", "/static/{tail:.*}"):
@@ -401,7 +401,7 @@ async def test_the_lineage_begins_with_the_caller_and_is_read_once(door: Door) -
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    app = web.Application(middlewares=[admit, look])
+    app = web.Application(middlewares=[wire.refusals(admit), look])
     app[AUTH], app[REACHED] = door.auth, []
     app.router.add_get("/peers", tell)
     runner = web.AppRunner(app)
