@@ -262,14 +262,16 @@ async def _listen(runner: web.AppRunner, config: Config) -> int:
 
 
 def _say_ready(config: Config, port: int, as_json: bool) -> None:
-    """The line that says the store is open and both sockets serve."""
+    """The line that says the store is open and both sockets serve; who is to read it may have left already."""
     host, path = config.daemon.host, str(config.socket_path)
+    facts = {"ready": True, "port": port, "host": host, "socket": path, "pid": os.getpid()}
+    shown = f"[{host}]" if ":" in host else host
+    line = f"repowire {__version__} ready on http://{shown}:{port} and {path} (pid {os.getpid()})"
     if as_json:
-        facts = {"ready": True, "port": port, "host": host, "socket": path, "pid": os.getpid()}
-        print(json.dumps({**facts, "home": str(config.home), "version": __version__}), flush=True)
-    else:
-        shown = f"[{host}]" if ":" in host else host
-        print(f"repowire {__version__} ready on http://{shown}:{port} and {path} (pid {os.getpid()})", flush=True)
+        line = json.dumps({**facts, "home": str(config.home), "version": __version__})
+    if sys.stdout is not None:  # None: it was closed, and its number may be another file's by now
+        with suppress(OSError):  # written past the buffer, which would fail again at exit
+            os.write(sys.stdout.fileno(), os.fsencode(f"{line}\n"))
 
 
 def main(config: Config, *, json: bool = False) -> int:
