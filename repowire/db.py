@@ -33,6 +33,7 @@ LOCK_WAIT_MS = 2_000  # what may hold the write lock is our own checkpoint, for 
 CHECKPOINT_WAIT_MS = 20  # a checkpoint that waits for a reader holds the write lock, so it soon gives way
 ALSO_SYNC_SECONDS = 1.0  # what is not a promise (the ledger, forgiven writes) reaches the disk within this
 PASSIVE_TRIES = 3
+NAMED_SECONDS = 0.5  # how long a refused daemon looks for the name of the one that serves
 LOOK_EVERY = 16  # commits between two looks at the size of the log
 
 
@@ -462,6 +463,21 @@ def lock_home(config: Config) -> Lock:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        about = read_lock(config.home) or {}
-        raise HomeBusy(config.home, about.get("pid"), about.get("port")) from None
+        raise _busy(config.home) from None
     return Lock(descriptor)
+
+
+def _busy(home: Path) -> HomeBusy:
+    """Names who holds the lock. It writes itself down a moment after it has it; until then a dead one stands there."""
+    deadline = time.monotonic() + NAMED_SECONDS
+    while not _runs((about := read_lock(home) or {}).get("pid")) and time.monotonic() < deadline:
+        time.sleep(NAMED_SECONDS / 100)
+    return HomeBusy(home, about.get("pid"), about.get("port"))
+
+
+def _runs(pid: object) -> bool:
+    with suppress(ProcessLookupError, PermissionError):  # another user's: the number was given out again
+        if isinstance(pid, int):
+            os.kill(pid, 0)
+            return True
+    return False
