@@ -18,7 +18,7 @@ from repowire.deliveries import Delivery
 from repowire.errors import forbidden, gone, malformed, not_found, unavailable
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import HUMAN, MAX_TEXT_CHARS
+from repowire.protocol import HINT, HUMAN, MAX_TEXT_CHARS
 
 WAIT_SECONDS, WAIT_CAP_SECONDS = 45.0, 50.0  # wire.md 1.4
 CLOSED_SECONDS = 24 * 3600.0  # how long a closed ask can still be read
@@ -172,6 +172,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
         by=delivery.leased_by,
         attachments=list(draft.attachments) or None,
     )
+    deliveries.tell(change, delivery)
     ask = Ask(
         seq=0,
         correlation_id=correlation_id,
@@ -204,13 +205,13 @@ def keeps_asks(peer: Peer) -> bool:
 
 
 def _frame(correlation_id: str, from_peer: str, to_peer: str, draft: Draft) -> dict[str, Any]:
-    hint = f'↳ ack("{correlation_id}") or ack("{correlation_id}", "reply")'
+    hint = f'{HINT}ack("{correlation_id}") or ack("{correlation_id}", "reply")'
     frame: dict[str, Any] = {
         "type": "ask",
         "correlation_id": correlation_id,
         "from_peer": from_peer,
         "to_peer": to_peer,
-        "text": f"{draft.text.rstrip()}\n{hint}",
+        "text": draft.text.rstrip() + hint,
     }
     if draft.attachments:
         frame["attachments"] = list(draft.attachments)
@@ -272,6 +273,7 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
         **{"from": ask.replied_by, "to": ask.from_peer},
         from_peer_id=ask.to_peer_id,
         to_peer_id=ask.from_peer_id,
+        peer_id=ask.to_peer_id,
         status=reason,
         text=reply.text,
     )
@@ -329,7 +331,7 @@ def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) ->
         expires_at=change.now + mesh.config.daemon.delivery_queue_ttl_seconds,
         most=2**31,
     )
-    deliveries.tell_leased(change, delivery)
+    deliveries.tell(change, delivery, leased=True)
     return delivery
 
 
@@ -502,7 +504,7 @@ async def get_history(request: web.Request) -> web.Response:
     state = wire.word(request, "state", ("open", "closed", "answered"))
     most, before = wire.whole(request, "limit", default=50), wire.cursor(request)
     name = request.query.get("peer_id")
-    peer = peers.resolve(mesh.db.conn, name) if name else None
+    peer = peers.resolve(mesh.db.conn, name) if name else peers.calling(mesh, request)  # an agent sees its own
     if peer is not None:
         peers.may_read(mesh, request, peer)
     where, facts = ["seq < :before"], {"before": before if before is not None else 2**62, "most": most + 1}

@@ -36,9 +36,9 @@ from repowire.auth import AUTH, Auth, check_bind
 from repowire.bus import Bus
 from repowire.clock import Clock, SystemClock
 from repowire.config import Config, ConfigError, prepare_home, read_token, socket_address, tcp_token, write_token
-from repowire.db import Database, Lock, lock_home
+from repowire.db import Database, HomeBusy, Lock, StoreError, lock_home
 from repowire.errors import conflict
-from repowire.ledger import Ledger
+from repowire.ledger import Ledger, LedgerError
 from repowire.mesh import FORGIVEN, MESH, Mesh, loop, settle
 from repowire.procs import Procs
 from repowire.protocol import MAX_BODY_BYTES
@@ -58,6 +58,8 @@ CONCERNS: list[ModuleType] = [asks, claims, deliveries, doctor, messages, peers,
 TICKS: list[ModuleType] = [peers, deliveries, asks]
 TOUCHES = frozenset({"/peers/{name}/touch"})  # a restart may forget them
 
+# Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
+CANNOT_START = (ConfigError, HomeBusy, StoreError, LedgerError)
 BACKLOG = 1024
 GC_THRESHOLD = (20_000, 20, 20)  # requests leave few cycles; looking for them every 700 objects costs some 10 % of CPU
 SWITCH_SECONDS = 0.001  # the sync thread gets the interpreter back soon after its fdatasync, not after 5 ms
@@ -132,7 +134,14 @@ def _add_dashboard(app: web.Application) -> None:
         return web.FileResponse(folder / "index.html", headers=PAGE_HEADERS)
 
     app.add_routes([web.get("/", get_page), web.get("/dashboard", get_page)])
-    app.router.add_static("/static", folder)
+    static = web.Application()
+    static.on_response_prepare.append(_guard_page)
+    static.router.add_static("/", folder)
+    app.add_subapp("/static/", static)
+
+
+async def _guard_page(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(PAGE_HEADERS)
 
 
 PAGE_HEADERS = {

@@ -19,7 +19,7 @@ from repowire.clock import new_id
 from repowire.doors import Door
 from repowire.errors import malformed, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
-from repowire.protocol import EXPIRED, FAILED, HELD, LEASED, QUEUED, UNKNOWN
+from repowire.protocol import EXPIRED, FAILED, HELD, HINT, LEASED, QUEUED, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -165,20 +165,23 @@ def queue(
     )
     row = (None, *delivery[1:])
     change.db.execute(f"INSERT INTO deliveries VALUES ({', '.join('?' * len(row))})", row)
-    if door is None:
-        _tell(change, "queued", delivery, delivery.reason)
-    elif straight:
+    if door is not None and straight:
         change.after(partial(door.put, delivery))
         if door.receipts:
             door.in_flight[delivery_id] = delivery.trace
-    else:
+    elif door is not None:
         change.after(door.mail)
     return delivery
 
 
-def tell_leased(change: Change, delivery: Delivery) -> None:
-    """For a message that no other event speaks of: that it was leased at once."""
-    if delivery.state == LEASED:
+def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:
+    """How a new message stands: that it waits, or, where no other event says so, that it was `leased` at once.
+
+    To be told after the event that the message came of, since a trace is read in that order.
+    """
+    if delivery.state == QUEUED and delivery.reason is not None:
+        _tell(change, "queued", delivery, delivery.reason)
+    elif delivery.state == LEASED and leased:
         _tell(change, "leased", delivery, by=delivery.leased_by)
 
 
@@ -549,7 +552,8 @@ async def get_pending(request: web.Request) -> web.Response:
         peers.may_read(mesh, request, peer)
         taken = lease(change, peer.peer_id, "poll", max(0, most))
         for delivery in taken:
-            receipt(change, delivery.delivery_id, "injected", peer_id=peer.peer_id)
+            change.db.execute(_HANDED, (change.now, delivery.delivery_id))
+            _tell(change, "handed", delivery, by="poll")
     await mesh.on_disk()
     return wire.reply({"deliveries": [_drained(delivery) for delivery in taken]})
 
@@ -561,7 +565,7 @@ def _drained(delivery: Delivery) -> dict[str, Any]:
         "kind": delivery.kind,
         "from_peer": frame.get("from_peer"),
         "to_peer": frame.get("to_peer"),
-        "text": frame.get("text"),
+        "text": frame["text"].rpartition(HINT)[0] if delivery.kind == "ask" else frame.get("text"),
         "created_at": wire.moment(delivery.created_at),
         "expires_at": wire.moment(delivery.expires_at),
         "correlation_id": frame.get("correlation_id"),

@@ -61,6 +61,7 @@ def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | Non
         by=delivery.leased_by,
         attachments=list(note.attachments) or None,
     )
+    deliveries.tell(change, delivery)
     return delivery, sender, target
 
 
@@ -87,14 +88,15 @@ async def post_notify(request: web.Request) -> web.Response:
         with mesh.change() as change:
             delivery, sender, target = notify(change, mesh, note)
     except Refusal as refusal:
-        raise _flat(refusal, note) from None
+        raise _flat(mesh, refusal, note) from None
     delivery = await deliveries.written(mesh, delivery)
     return wire.reply(_accepted(delivery, sender, target, note))
 
 
-def _flat(refusal: Refusal, note: Note) -> Refusal:
+def _flat(mesh: Mesh, refusal: Refusal, note: Note) -> Refusal:
     if refusal.status not in _REFUSED:
         return refusal
+    sender = peers.find(mesh.db.conn, note.from_peer)
     state, reason = _REFUSED[refusal.status]
     body = {
         "ok": False,
@@ -104,7 +106,7 @@ def _flat(refusal: Refusal, note: Note) -> Refusal:
         "queued": False,
         "reason": reason,
         "detail": {"error": refusal.error, "hint": refusal.hint, **refusal.facts},
-        "from_peer_name": note.from_peer,
+        "from_peer_name": sender.display_name if sender else note.from_peer,
         "to_peer_name": note.to_peer,
     }
     return Refusal(refusal.status, refusal.error, refusal.hint, body=body)

@@ -22,7 +22,7 @@ MAX_FRAME_BYTES = 1 << 20
 MAX_METADATA_BYTES = 16 << 10
 FIRST_FRAME_SECONDS = 5.0  # measured from the connect, not from the first byte
 
-IDEMPOTENCY_KEY = "Idempotency-Key"
+HINT = "\n↳ "  # between the text of an ask and the line that says how to answer it (wire.md 2.4)
 
 # Close codes of /ws (wire.md 2.2 and 16, row 10)
 CLOSE_NOT_CONNECT = 4000
@@ -62,6 +62,9 @@ def _stages(*names: str) -> tuple[Stage, ...]:
 # What goes straight through an open door is leased in the change that takes it: one line, with `by`, says both.
 LEASED_AT_ONCE = _stages("routed", "leased")
 
+# What a receipt over a socket proves beside `handed`, in the published words; a poll proves no more than that.
+RECEIVED = _stages("hook_received", "pane_injected")
+
 KINDS: dict[str, Kind] = {
     "daemon.started": Kind(),
     "daemon.stopped": Kind(),
@@ -92,7 +95,7 @@ KINDS: dict[str, Kind] = {
     "delivery.leased": Kind(None, _stages("routed", "leased")),
     "delivery.sent": Kind(None, _stages("websocket_sent")),
     "delivery.held": Kind(None, _stages("held")),
-    "delivery.handed": Kind(None, _stages("hook_received", "pane_injected", "handed")),
+    "delivery.handed": Kind(None, _stages("handed")),
     "delivery.seen": Kind(None, _stages("seen")),
     "delivery.failed": Kind(None, (Stage("hook_received"), Stage("injection_failed", ok=False))),
     "delivery.expired": Kind(None, (Stage("expired", ok=False),)),

@@ -270,7 +270,7 @@ def _validate(frame: dict[str, Any]) -> None:
 def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, Any]:
     body = wire.Body(frame)
     claim = claims.claim_of(mesh, body, name="display_name")
-    capabilities = [one for one in body.fields.get("capabilities") or [] if isinstance(one, str)][:20]
+    capabilities = [one for one in body.members("capabilities") if isinstance(one, str)]
     instance = body.optional_text("instance", max_chars=64)
     metadata = {**claim.metadata, "capabilities": capabilities}
     for name in ("hook_version", "model_details"):

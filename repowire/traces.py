@@ -14,7 +14,7 @@ from repowire.bus import EVERYTHING
 from repowire.errors import not_found
 from repowire.ledger import Line
 from repowire.mesh import MESH, Mesh
-from repowire.protocol import KINDS, LEASED_AT_ONCE, Stage
+from repowire.protocol import KINDS, LEASED_AT_ONCE, RECEIVED, Stage
 
 KEEPALIVE_SECONDS = 15.0
 SLICE, SLICE_SECONDS = 256, 0.25  # the index takes this many lines, 1 ms of loop, this often
@@ -119,7 +119,8 @@ def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
 def _stages(line: Line) -> tuple[Stage, ...]:
     kind = KINDS.get(line.kind)
     at_once = LEASED_AT_ONCE if line.kind in ("ask.opened", "notify.accepted") and "by" in line.facts else ()
-    return (kind.stages if kind else ()) + at_once
+    received = RECEIVED if line.kind == "delivery.handed" and "by" not in line.facts else ()
+    return received + (kind.stages if kind else ()) + at_once
 
 
 _SHOWN = {"peer_id", "from_peer_id", "to_peer_id", "trace", "text", "attachments"}

@@ -127,15 +127,22 @@ class Body:
             raise invalid(name, f"must be at most {max_bytes} bytes of JSON", limit=max_bytes)
         return value
 
-    def records(self, name: str, *, most: int = 20) -> list[dict[str, Any]]:
-        """A list of objects, [] when absent."""
+    def members(self, name: str, *, most: int = 20) -> list[Any]:
+        """A list, [] when absent."""
         value = self.fields.get(name)
         if value is None:
             return []
-        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-            raise invalid(name, "must be a list of objects")
+        if not isinstance(value, list):
+            raise invalid(name, "must be a list")
         if len(value) > most:
             raise invalid(name, f"must have at most {most} members", limit=most)
+        return value
+
+    def records(self, name: str, *, most: int = 20) -> list[dict[str, Any]]:
+        """A list of objects, [] when absent."""
+        value = self.members(name, most=most)
+        if not all(isinstance(one, dict) for one in value):
+            raise invalid(name, "must be a list of objects")
         return value
 
 
@@ -207,7 +214,7 @@ def _response(refusal: Refusal) -> web.Response:
 
 
 def _from_aiohttp(failure: web.HTTPException) -> Refusal:
-    if failure.status == 404:
+    if failure.status in (403, 404):  # 403: a folder of the static files
         return Refusal(404, "not_found", "there is no such path; docs/api.md lists them")
     if isinstance(failure, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(failure.allowed_methods))

@@ -22,7 +22,6 @@ START_SECONDS = 30.0  # an integrity check of a large database is part of a star
 STOP_MARGIN_SECONDS = 10.0  # beyond the drain: closing the store
 LOOK_SECONDS = 0.02
 LOG_LINES = 10
-CANNOT_START = ("ConfigError", "HomeBusy", "StoreError", "LedgerError")  # by name: the store is the daemon's alone
 
 
 def main(argv: list[str]) -> int:
@@ -63,11 +62,10 @@ def start(args: argparse.Namespace) -> int:
 
 def run_here(settings: config.Config, *, as_json: bool) -> int:
     """Become the daemon. What keeps it from starting is one clear line."""
+    program = cli.program()
     try:
-        code: int = cli.program().main(settings, json=as_json)
-    except Exception as exc:
-        if type(exc).__name__ not in CANNOT_START:
-            raise
+        code: int = program.main(settings, json=as_json)
+    except program.CANNOT_START as exc:
         c.fail(str(exc))
     return code
 

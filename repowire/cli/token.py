@@ -12,7 +12,8 @@ def main(argv: list[str]) -> int:
     made = c.parser(
         "token",
         "Print the token that TCP clients send as a bearer; --rotate makes a new one and cuts live TCP sockets.",
-        '  curl -H "Authorization: Bearer $(repowire token)" http://127.0.0.1:8377/peers\n  repowire token --rotate',
+        "  repowire token | sed 's/^/Authorization: Bearer /' | curl -H @- http://127.0.0.1:8377/peers\n"
+        "  repowire token --rotate",
     )
     made.add_argument("--rotate", action="store_true", help="make a new one; the old one is refused at once")
     c.with_json(made)
