@@ -27,7 +27,7 @@ CREATE INDEX certificates_by_expiry ON certificates (expires_at);
 def holder(db: Connection, certificate: object, now: float) -> str | None:
     """The peer that a certificate's nonce belongs to, if it is ours and still valid."""
     nonce = certificate.get("nonce") if isinstance(certificate, dict) else None
-    if not isinstance(nonce, str):
+    if not isinstance(nonce, str) or not nonce.isascii():
         return None
     row = db.execute("SELECT peer_id FROM certificates WHERE nonce = ? AND expires_at > ?", (nonce, now)).fetchone()
     return row[0] if row else None

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import certificates, peers, presence, wire
-from repowire.errors import conflict, forbidden
+from repowire.errors import conflict, forbidden, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import BACKENDS, CIRCLE_SOURCES, DEFAULT_CIRCLE, HUMAN, ROLES, TURN_STATES, is_identifier
@@ -71,7 +71,7 @@ def register(change: Change, claim: Claim, *, circles: str = "one", connected: b
     an identity that ended and shows no live process.
     """
     circle = _circle(claim, circles)
-    peer = _same(change, claim, circle, connected)
+    peer = _same(change, claim, circle)
     back = peer is not None
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
@@ -104,14 +104,14 @@ def _circle(claim: Claim, circles: str) -> str:
     return claim.circle or DEFAULT_CIRCLE
 
 
-def _same(change: Change, claim: Claim, circle: str, connected: bool) -> Peer | None:
+def _same(change: Change, claim: Claim, circle: str) -> Peer | None:
     """The identity that the newcomer proves to be its own, or None."""
     if claim.peer_id is not None and (peer := peers.find(change.db, claim.peer_id)) is not None:
         return peer if _proved(change, peer, claim) else None
     if claim.session is not None:
         peer = peers.by_session(change.db, claim.session, claim.backend)
-        if peer is not None and not (connected and presence.reachable(change.db, peer.peer_id)):
-            return peer
+        if peer is not None and (_same_pane(peer, claim) or not presence.reachable(change.db, peer.peer_id)):
+            return peer  # a live one is known by more than its session, which everybody can read
     for peer in peers.at_path(change.db, claim.backend, claim.path):
         if peer.retired_at is not None and claim.agent_started is None:
             continue  # its identity ended, and nothing shows a new life
@@ -220,7 +220,7 @@ def claim_of(mesh: Mesh, body: wire.Body, *, name: str) -> Claim:
         role=body.choice("role", ROLES, "agent") or "agent",
         circle=body.optional_identifier("circle"),
         circle_source=body.choice("circle_source", CIRCLE_SOURCES),
-        path=os.path.normpath(path) if path else None,
+        path=_path(path),
         machine=body.optional_text("machine", max_chars=255),
         tmux_session=body.optional_text("tmux_session", max_chars=255),
         pane_id=body.optional_text("pane_id", max_chars=64),
@@ -233,6 +233,12 @@ def claim_of(mesh: Mesh, body: wire.Body, *, name: str) -> Claim:
         certificate=body.fields.get("birth_certificate"),
         metadata=body.record("metadata"),
     )
+
+
+def _path(text: str | None) -> str | None:
+    if text and "\0" in text:
+        raise invalid("path", "must not contain a NUL character")
+    return os.path.normpath(text) if text else None
 
 
 def certify(change: Change, peer: Peer) -> dict[str, Any]:

@@ -368,9 +368,10 @@ def rename(change: Change, peer: Peer, name: str) -> bool:
 
 
 def set_circle(change: Change, peer: Peer, circle: str) -> None:
-    """Move the peer; its id stays."""
-    change.db.execute("UPDATE peers SET circle = ? WHERE peer_id = ?", (circle, peer.peer_id))
-    change.record("peer.changed", peer_id=peer.peer_id, circle=circle)
+    """Move the peer; its id stays, and its name too unless a live peer of that circle has it."""
+    name = free_name(change, peer.display_name, circle, peer.peer_id)
+    change_columns(change, peer.peer_id, circle=circle, display_name=name)
+    change.record("peer.changed", peer_id=peer.peer_id, circle=circle, name=name if name != peer.display_name else None)
 
 
 def update(

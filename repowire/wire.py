@@ -5,7 +5,7 @@ import base64
 import binascii
 import json
 import logging
-import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,8 @@ from repowire.protocol import MAX_BODY_BYTES, MAX_METADATA_BYTES, is_identifier
 
 log = logging.getLogger("repowire")
 
+WHOLE = re.compile(r"-?[0-9]{1,18}")  # what fits into SQLite's integers
+MAX_DEPTH = 32  # of objects and lists in what is stored as a whole, such as metadata
 
 # The response whose headers have left already, so that no other one can be sent
 STARTED = web.RequestKey("started", web.StreamResponse)
@@ -110,7 +112,7 @@ class Body:
         value = self.fields.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
             raise invalid(name, "must be a number of seconds")
         if value > at_most and not cap:
             raise invalid(name, f"must be at most {at_most:g} seconds", limit=at_most)
@@ -123,7 +125,7 @@ class Body:
             return {}
         if not isinstance(value, dict):
             raise invalid(name, "must be an object")
-        if len(json.dumps(value)) > max_bytes:
+        if len(_kept(name, value)) > max_bytes:
             raise invalid(name, f"must be at most {max_bytes} bytes of JSON", limit=max_bytes)
         return value
 
@@ -143,7 +145,32 @@ class Body:
         value = self.members(name, most=most)
         if not all(isinstance(one, dict) for one in value):
             raise invalid(name, "must be a list of objects")
+        if value:
+            _kept(name, value)
         return value
+
+
+def _kept(name: str, value: Any) -> bytes:
+    """An object as JSON; 422 for one that could not be stored, or not be shown again."""
+    if _deeper(value, MAX_DEPTH):
+        raise invalid(name, f"must not be nested deeper than {MAX_DEPTH} levels", limit=MAX_DEPTH)
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid(name, "must be Unicode text without lone surrogates") from None
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(one, levels - 1) for one in inside)
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no JSON")
+
+
+# NaN and Infinity would come out again where no other JSON reader takes them
+decode = json.JSONDecoder(parse_constant=_no_number).decode
 
 
 async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
@@ -159,7 +186,7 @@ async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
     if not raw and empty_ok:
         return Body({})
     try:
-        fields = json.loads(raw)
+        fields = decode(raw.decode())
     except (ValueError, RecursionError):
         raise invalid("body", "must be JSON in UTF-8") from None
     if not isinstance(fields, dict):
@@ -175,7 +202,7 @@ def whole(request: web.Request, name: str, *, default: int, least: int = 1, most
     text = request.query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.removeprefix("-").isdigit()) or not least <= int(text) <= most:
+    if not WHOLE.fullmatch(text) or not least <= int(text) <= most:
         raise invalid(name, f"must be a whole number from {least} to {most}")
     return int(text)
 
@@ -194,9 +221,12 @@ def cursor(request: web.Request) -> int | None:
     if text is None:
         return None
     try:
-        return int(base64.urlsafe_b64decode(text.encode()))
+        seq = base64.urlsafe_b64decode(text.encode()).decode()
     except (ValueError, binascii.Error):
-        raise invalid("cursor", "must be the `next` of an earlier page") from None
+        seq = ""
+    if not WHOLE.fullmatch(seq):
+        raise invalid("cursor", "must be the `next` of an earlier page")
+    return int(seq)
 
 
 def next_cursor(seq: int) -> str:

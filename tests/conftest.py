@@ -115,6 +115,7 @@ async def new_mesh() -> AsyncIterator[Callable[..., Any]]:
 
 def close(mesh: Any) -> None:
     """Let go of the mesh's files and watches, as the daemon does when it stops. A second call changes nothing."""
+    mesh.commit()
     mesh.procs.close()
     mesh.db.close()
     mesh.ledger.close()
@@ -251,6 +252,13 @@ async def new_api(new_mesh: Callable[..., Any]) -> AsyncIterator[Callable[..., A
 
 @pytest.fixture
 async def api(new_api: Callable[..., Any], mesh: Any) -> Api:
+    return await new_api(mesh)
+
+
+@pytest.fixture(params=["each", "shared"])
+async def both(request: pytest.FixtureRequest, new_api: Callable[..., Any], mesh: Any) -> Api:
+    """`api` twice: each change committed by itself, and those of one turn together, as the real daemon does."""
+    mesh.shared = request.param == "shared"
     return await new_api(mesh)
 
 
