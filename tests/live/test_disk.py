@@ -85,6 +85,7 @@ def hexed(text: str) -> str:
 # SQLite writes each page of its log after a header of 24 bytes; the second word is not 0 in the last one of a commit
 FRAME = re.compile(r', "(?:\\x..){4}((?:\\x..){4})(?:\\x..){16}", 24, ')
 SENDS = ("sendto", "write", "writev", "sendmsg")
+TRACED = f"trace=pwrite64,fdatasync,{','.join(SENDS)}"
 
 
 @pytest.fixture
@@ -97,8 +98,7 @@ def trace(live: Live, short_folder: Path) -> Iterator[Callable[[], Traced]]:
 
     def start() -> Traced:
         process = subprocess.Popen(
-            ["strace", "-f", "-y", "-xx", "-s", "100000", "-e", "trace=pwrite64,fdatasync,fsync," + ",".join(SENDS)]
-            + ["-o", str(record), "-p", str(live.pid)],
+            ["strace", "-f", "-y", "-xx", "-s", "100000", "-e", TRACED, "-o", str(record), "-p", str(live.pid)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
