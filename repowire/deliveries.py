@@ -87,7 +87,8 @@ class Delivery(NamedTuple):
         return f'{{"delivery_id":"{self.delivery_id}",{self.frame[1:]}'
 
 
-Hand = Callable[[Delivery], Awaitable[bool]]  # write one delivery; False when the way ended before it was written
+# Write one delivery; False when the way ended before a byte of it was written, an exception when that is not known
+Hand = Callable[[Delivery], Awaitable[bool]]
 
 
 # -- queries -----------------------------------------------------------------
@@ -170,6 +171,7 @@ def queue(
         if door.receipts:
             door.in_flight[delivery_id] = delivery.trace
     elif door is not None:
+        door.clear = False  # at once: what comes in the same turn queues behind it
         change.after(door.mail)
     return delivery
 
@@ -253,7 +255,7 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
         _tell(change, "held", delivery, detail or status, status=status)
         change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
         if door is not None:
-            door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0**delivery.attempts)
+            door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0 ** min(delivery.attempts, 10))
             _mail(change, peer_id)
 
 
@@ -354,14 +356,14 @@ async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
 
     Ends with ConnectionResetError when the way ends; what was leased and provably not written goes back.
     """
-    unwritten: list[Delivery] = []
+    unwritten = door.unwritten
     try:
         if door.remembers:
             with mesh.change() as change:
-                unwritten = take_again(change, door.peer_id, door.holder)
-            door.in_flight.update((one.delivery_id, one.trace) for one in unwritten)
+                again = take_again(change, door.peer_id, door.holder)
+            door.in_flight.update((one.delivery_id, one.trace) for one in again)
             await mesh.on_disk()
-            await _write(mesh, unwritten, hand)
+            await _write(mesh, door, again, hand)  # written once before: never released for another taker
         while True:
             if door.clear or door.items:
                 unwritten += _all_in(door)
@@ -374,11 +376,11 @@ async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
             else:
                 await door.nudge.wait()
             if unwritten:
-                await _write(mesh, unwritten, hand)
+                await _write(mesh, door, unwritten, hand)
             elif door.clear and not door.items:
                 await door.nudge.wait()
     finally:
-        _shut(mesh, door, unwritten)
+        _shut(mesh, door)
 
 
 def _all_in(door: Door) -> list[Delivery]:
@@ -398,33 +400,39 @@ def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
     return found
 
 
-async def _write(mesh: Mesh, batch: list[Delivery], hand: Hand) -> None:
+async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> None:
     """Hand over a batch whose lease is on the disk; each that is written leaves the batch."""
     while batch:
-        delivery = batch[0]
+        delivery = door.in_hand = batch.pop(0)  # while it is being written nothing proves that it was not
         if not await hand(delivery):
+            batch.insert(0, delivery)
             raise ConnectionResetError("the way ended")
-        del batch[0]
+        door.in_hand = None
         trace = None if delivery.trace == delivery.delivery_id else delivery.trace
         mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
         mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
-def stall(mesh: Mesh, door: Door, delivery: Delivery) -> None:
+def stall(mesh: Mesh, door: Door) -> None:
     """The far end does not read: nobody waits for what stands before it any more, and new mail queues."""
     door.stalled, door.clear = True, False
-    for waiting in (delivery, *door.items):
-        mesh.bus.publish(_written_topic(waiting.delivery_id))
+    _wake(mesh, door)
 
 
-def _shut(mesh: Mesh, door: Door, unwritten: list[Delivery]) -> None:
+def _wake(mesh: Mesh, door: Door) -> None:
+    """Whoever waits for something in the door looks at it now."""
+    for waiting in (door.in_hand, *door.unwritten, *door.items):
+        if waiting is not None:
+            mesh.bus.publish(_written_topic(waiting.delivery_id))
+
+
+def _shut(mesh: Mesh, door: Door) -> None:
     """The worker ends: nothing goes into the door any more, and what did not leave it goes back."""
     mesh.doors.close(door)
     mesh.commit()  # what was leased to the door in this turn is put into it now
-    unwritten += _all_in(door)
     door.stalled = True  # for who still waits: it was not written
-    for delivery in unwritten:
-        mesh.bus.publish(_written_topic(delivery.delivery_id))
+    _wake(mesh, door)
+    unwritten = door.unwritten + _all_in(door)
     with mesh.change() as change:
         take_receipts(change)
         if unwritten:

@@ -18,6 +18,7 @@ class Door:
         "handed_at",
         "holder",
         "in_flight",
+        "in_hand",
         "items",
         "nudge",
         "peer_id",
@@ -25,6 +26,7 @@ class Door:
         "remembers",
         "retry_at",
         "stalled",
+        "unwritten",
     )
 
     def __init__(self, peer_id: str, holder: str, *, receipts: bool = False, remembers: bool = False) -> None:
@@ -32,6 +34,8 @@ class Door:
         self.clear = False
         self.stalled = False  # the far end does not read: what is put into it would wait
         self.items: deque[Any] = deque()
+        self.unwritten: list[Any] = []  # what its worker took out of it
+        self.in_hand: Any = None  # and is writing just now
         self.nudge = Nudge()
         self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
         self.in_flight: dict[str, str] = {}  # leased and not receipted, where receipts are promised: delivery to trace

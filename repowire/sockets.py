@@ -70,25 +70,32 @@ class Socket:
         return self.door.peer_id
 
     async def hand(self, delivery: Delivery) -> bool:
-        """Write one frame. A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut."""
-        if self.ws.closed:
-            return False
+        """Write one frame; False when it was provably not written. What fails later may have been: it is unknown.
+
+        A slow reader is waited for, DRAIN_SECONDS at most; then the socket is cut.
+        """
         text, transport = delivery.wire_text, self.request.transport
+        if self.ws.closed or transport is None or transport.is_closing():
+            return False
         try:
-            if transport is not None and transport.get_write_buffer_size() + 4 * len(text) < ROOM_BYTES:
+            if transport.get_write_buffer_size() + 4 * len(text) < ROOM_BYTES:
                 await self.ws.send_str(text)  # there is room for it, so this does not wait
             else:
-                await self._hand_slowly(delivery, text)
+                await self._hand_slowly(text)
         except (ConnectionError, TimeoutError, RuntimeError):
             self.abort()
-            return False
         return True
 
-    async def _hand_slowly(self, delivery: Delivery, text: str) -> None:
-        deliveries.stall(self.mesh, self.door, delivery)
-        async with asyncio.timeout(DRAIN_SECONDS):
-            await self.ws.send_str(text)
-        self.door.stalled = False
+    async def _hand_slowly(self, text: str) -> None:
+        stalling = asyncio.get_running_loop().call_later(
+            deliveries.WRITE_SECONDS, deliveries.stall, self.mesh, self.door
+        )
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.ws.send_str(text)
+            self.door.stalled = False
+        finally:
+            stalling.cancel()
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye; a reader that does not answer is cut after a second."""
@@ -144,7 +151,7 @@ async def get_ws(request: web.Request) -> web.WebSocketResponse:
     if table.count >= limit:
         raise unavailable("too_many_sockets", f"{limit} sockets are open already", limit=limit)
     generation = mesh.auth.generation
-    ws = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False, autoping=True)
+    ws = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES + 1, compress=False, autoping=True)
     table.count += 1
     try:
         await ws.prepare(request)
@@ -239,7 +246,7 @@ def _frame(message: aiohttp.WSMessage) -> dict[str, Any] | None:
     if message.type is not aiohttp.WSMsgType.TEXT:
         return None
     try:
-        frame = json.loads(message.data)
+        frame = wire.decode(message.data)
     except (ValueError, RecursionError):
         return None
     return frame if isinstance(frame, dict) else None
@@ -336,9 +343,11 @@ def on_pong(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> Non
 
 def on_delivery_ack(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
     status = frame.choice("status", ("injected", "rejected", "failed", "held"))
+    if status is None:
+        raise invalid("status", "is required")  # without it nothing is known, and a repeat would be a second injection
     delivery_id = frame.text("delivery_id", max_chars=64)
     detail = frame.optional_text("detail", max_chars=1000)
-    deliveries.receipt(change, delivery_id, status or "failed", detail, peer_id=socket.peer_id)
+    deliveries.receipt(change, delivery_id, status, detail, peer_id=socket.peer_id)
 
 
 def on_ready(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
