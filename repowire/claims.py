@@ -71,6 +71,7 @@ def register(change: Change, claim: Claim, *, circles: str = "one", connected: b
     an identity that ended and shows no live process.
     """
     circle = _circle(claim, circles)
+    peers.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
     peer = _same(change, claim, circle)
     back = peer is not None
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)

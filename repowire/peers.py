@@ -208,11 +208,16 @@ def meant(change: Change, name: str, circle: str | None = None) -> Peer:
 def sender(change: Change, name: str, circle: str) -> Peer | None:
     """Who a `from_peer` is: looked up in the target's circle first, then everywhere; None for a stranger's name."""
     try:
-        return meant(change, name)
+        found = meant(change, name)
     except Refusal as refusal:
         if refusal.status == 404:
             return None
-    return resolve(change.db, name, circle)
+        found = None
+    if found is not None and (found.peer_id == name or found.circle == circle):
+        return found
+    if any(one.circle == circle for one in named(change.db, name)):
+        return resolve(change.db, name, circle)
+    return found or resolve(change.db, name)
 
 
 def waiting(db: Connection, peer_id: str) -> bool:
@@ -301,6 +306,12 @@ def ensure_human(change: Change) -> Peer:
     return peer
 
 
+def keep_for_human(change: Change, wanted: str, role: str) -> None:
+    """The human's name is the human's, before its first use too: to be called before another role may get it."""
+    if wanted == HUMAN and role != HUMAN:
+        ensure_human(change)
+
+
 def human(mesh: Mesh) -> Peer:
     """The human's peer, for a caller who is nobody else."""
     with mesh.change() as change:
@@ -357,6 +368,7 @@ def hide(change: Change, peer: Peer, reason: str) -> None:
 
 def rename(change: Change, peer: Peer, name: str) -> bool:
     """Give the peer another name; False when a live peer of its circle has it."""
+    keep_for_human(change, name, peer.role)
     others = [one for one in named(change.db, name) if one.circle == peer.circle and one.peer_id != peer.peer_id]
     if any(_keeps_name(change.db, one) for one in others):
         return False
@@ -369,6 +381,7 @@ def rename(change: Change, peer: Peer, name: str) -> bool:
 
 def set_circle(change: Change, peer: Peer, circle: str) -> None:
     """Move the peer; its id stays, and its name too unless a live peer of that circle has it."""
+    keep_for_human(change, peer.display_name, peer.role)
     name = free_name(change, peer.display_name, circle, peer.peer_id)
     change_columns(change, peer.peer_id, circle=circle, display_name=name)
     change.record("peer.changed", peer_id=peer.peer_id, circle=circle, name=name if name != peer.display_name else None)

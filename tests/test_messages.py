@@ -1,0 +1,247 @@
+"""messages.py: /notify, its published answers, and what a reader finds of it afterwards."""
+
+import asyncio
+
+import pytest
+from conftest import until_async
+
+FLAT = {
+    "ok",
+    "status",
+    "delivery_state",
+    "delivered",
+    "queued",
+    "reason",
+    "detail",
+    "from_peer_name",
+    "to_peer_name",
+}
+
+
+async def register(api, name, **fields):
+    return await api.post("/peers", name=name, **{"path": f"/src/{name}", **fields})
+
+
+async def notify(api, to="ben", text="hi", *, expect=200, **fields):
+    return await api.post("/notify", expect=expect, **{"from_peer": "ann", "to_peer": to, "text": text, **fields})
+
+
+async def stages(api, trace):
+    return [one["stage"] for one in (await api.get(f"/traces/{trace}"))["stages"]]
+
+
+async def test_a_notify_to_a_live_peer_is_delivered_in_the_published_words(both):
+    ann = await register(both, "ann")
+    ben = await both.connect("ben", path="/src/ben")
+    got = await notify(both)
+    assert got == {
+        "ok": True,
+        "status": "sent",
+        "delivery_state": "delivered",
+        "delivered": True,
+        "queued": False,
+        "state": "leased",
+        "reason": "transport_delivered",
+        "from_peer_id": ann["peer_id"],
+        "from_peer_name": "ann",
+        "to_peer_id": ben.peer_id,
+        "to_peer_name": "ben",
+        "repowire_session_id": None,
+        "from_repowire_session_id": None,
+        "to_repowire_session_id": None,
+        "hook_delivery": None,
+        "delivery_id": got["delivery_id"],
+    }
+    assert await ben.next() == {
+        "type": "notify",
+        "delivery_id": got["delivery_id"],
+        "from_peer": "ann",
+        "to_peer": "ben",
+        "text": "hi",
+    }
+
+
+async def test_a_notify_to_an_offline_peer_is_queued(both):
+    ben = await register(both, "ben")
+    got = await notify(both)
+    words = {key: got[key] for key in ("ok", "status", "delivery_state", "delivered", "queued", "state", "reason")}
+    assert words == {
+        "ok": True,
+        "status": "queued",
+        "delivery_state": "queued",
+        "delivered": False,
+        "queued": True,
+        "state": "queued",
+        "reason": "queued_delivery",
+    }
+    assert (got["from_peer_id"], got["from_peer_name"], got["to_peer_id"]) == (None, "ann", ben["peer_id"])
+
+
+async def test_the_stages_of_a_delivered_notify_are_in_the_published_order(both):
+    ben = await both.connect("ben", path="/src/ben", capabilities=["delivery_receipts"])
+    trace = (await notify(both))["delivery_id"]
+    await ben.receipt(await ben.next())
+    await until_async(lambda: both.mesh.db.conn.execute("SELECT 1 FROM deliveries WHERE state = 'handed'").fetchone())
+    await until_async(lambda: "delivery.handed" in [line.kind for line in both.mesh.ledger.after(0)])
+    assert await stages(both, trace) == [
+        "created",
+        "resolved_peer",
+        "routed",
+        "leased",
+        "websocket_sent",
+        "hook_received",
+        "pane_injected",
+        "handed",
+    ]
+
+
+async def test_the_stages_of_a_queued_notify_go_on_with_its_replay(both):
+    registered = await register(both, "ben")
+    trace = (await notify(both))["delivery_id"]
+    assert await stages(both, trace) == ["created", "resolved_peer", "pending"]
+    ben = await both.connect("ben", path="/src/ben", peer_id=registered["peer_id"])
+    await ben.next()
+    assert (await stages(both, trace))[3:] == ["routed", "leased", "websocket_sent"]
+
+
+async def test_the_stages_of_a_refused_receipt_say_held(both):
+    ben = await both.connect("ben", path="/src/ben")
+    trace = (await notify(both))["delivery_id"]
+    await ben.receipt(await ben.next(), "failed", detail="no pane")
+    await until_async(lambda: both.mesh.db.conn.execute("SELECT 1 FROM deliveries WHERE state = 'held'").fetchone())
+    await both.mesh.committed()
+    got = (await both.get(f"/traces/{trace}"))["stages"]
+    assert (got[-1]["stage"], got[-1]["detail"]["reason"]) == ("held", "no pane")
+
+
+async def test_attachments_reach_the_peer_and_are_absent_where_there_are_none(both):
+    ben = await both.connect("ben", path="/src/ben")
+    attached = [{"id": "a1", "filename": "x.txt", "size": 3}]
+    await notify(both, attachments=attached)
+    await notify(both, attachments=[])
+    assert (await ben.next())["attachments"] == attached
+    assert "attachments" not in await ben.next()
+
+
+@pytest.mark.parametrize("text", ["x", "é" * 64_000, "line\nline\r\n\ttab", "nul\0byte", "\u202ebidi\u2028", "🦀"])
+async def test_a_text_arrives_letter_for_letter(both, text):
+    ben = await both.connect("ben", path="/src/ben")
+    await notify(both, text=text)
+    assert (await ben.next())["text"] == text
+
+
+async def test_a_hundred_at_once_arrive_once_each(both):
+    ben = await both.connect("ben", path="/src/ben")
+    sent = await asyncio.gather(*(notify(both, text=f"{n}") for n in range(100)))
+    got = [await ben.next() for _ in range(100)]
+    assert {one["delivery_id"] for one in sent} == {one["delivery_id"] for one in got}
+    assert {one["delivery_state"] for one in sent} == {"delivered"}
+
+
+# -- refusals: a flat body of its own -----------------------------------------
+
+
+async def refused(api, status, **fields):
+    got = await notify(api, expect=status, **fields)
+    assert set(got) == FLAT, got
+    assert (got["ok"], got["delivered"], got["queued"]) == (False, False, False)
+    assert got["status"] == got["delivery_state"]
+    return got
+
+
+async def test_an_unknown_peer_is_not_found(both):
+    await register(both, "benjamin")
+    got = await refused(both, 404, to="benjamim")
+    assert (got["status"], got["reason"], got["to_peer_name"]) == ("not_found", "unknown_peer", "benjamim")
+    assert got["detail"]["near"] == ["benjamin"]
+
+
+async def test_an_ambiguous_name_is_a_conflict_with_its_candidates(both):
+    ids = [(await register(both, "ben", path=f"/{c}", circle=c))["peer_id"] for c in ("red", "blue")]
+    got = await refused(both, 409)
+    assert got["reason"] == "ambiguous_peer"
+    assert [(one["peer_id"], one["circle"]) for one in got["detail"]["candidates"]] == list(
+        zip(ids, ("red", "blue"), strict=True)
+    )
+    assert (await notify(both, circle="blue"))["to_peer_id"] == ids[1]
+    assert (await notify(both, to=ids[0]))["to_peer_id"] == ids[0]
+
+
+async def test_crossing_a_circle_is_forbidden_and_names_the_way_out(both):
+    await register(both, "ann", circle="red")
+    await register(both, "ben", circle="blue")
+    got = await refused(both, 403)
+    assert (got["reason"], got["detail"]["circle"], got["from_peer_name"]) == ("forbidden", "blue", "ann")
+    assert "bypass_circle" in got["detail"]["hint"]
+    assert (await notify(both, bypass_circle=True))["ok"] is True
+
+
+@pytest.mark.parametrize("role", ["service", "orchestrator", "human"])
+@pytest.mark.parametrize("side", ["ann", "ben"])
+async def test_a_bypass_role_is_in_every_circle(both, role, side):
+    for name, circle in (("ann", "red"), ("ben", "blue")):
+        await register(both, name, circle=circle, **({"role": role} if name == side else {}))
+    assert (await notify(both))["ok"] is True
+
+
+async def test_the_sender_is_looked_for_in_the_circle_of_the_recipient_first(both):
+    red = await register(both, "ann", path="/a", circle="red")
+    await register(both, "ann", path="/b", circle="blue")
+    await register(both, "ben", circle="red")
+    await both.post("/peers/" + red["peer_id"] + "/offline")
+    assert (await notify(both))["from_peer_id"] == red["peer_id"]
+
+
+async def test_a_full_mailbox_is_429_and_takes_again_when_it_was_read(both):
+    await register(both, "ben")
+    most = both.mesh.config.daemon.delivery_queue_max_per_peer
+    for n in range(most):
+        await notify(both, text=f"{n}")
+    got = await refused(both, 429)
+    assert (got["reason"], got["detail"]["error"], got["detail"]["limit"]) == ("queue_full", "queue_full", most)
+    mail = (await both.get("/deliveries/pending", peer_id="ben", max_results=most))["deliveries"]
+    assert [one["text"] for one in mail] == [f"{n}" for n in range(most)]
+    assert (await notify(both))["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"to_peer": None}, "to_peer"),
+        ({"text": None}, "text"),
+        ({"text": ""}, "text"),
+        ({"text": "x" * 64_001}, "text"),
+        ({"text": "\ud800"}, "text"),
+        ({"to_peer": "\ud800"}, "to_peer"),
+        ({"from_peer": 7}, "from_peer"),
+        ({"bypass_circle": "no"}, "bypass_circle"),
+        ({"circle": "a b"}, "circle"),
+        ({"attachments": {}}, "attachments"),
+        ({"attachments": [{}] * 21}, "attachments"),
+        ({"attachments": [{"path": "\ud800"}]}, "attachments"),
+    ],
+)
+async def test_a_wrong_field_is_named(api, fields, named):
+    await register(api, "ben")
+    got = await notify(api, expect=422, **fields)
+    assert (got["detail"]["error"], got["detail"]["field"]) == ("invalid_field", named)
+    assert api.mesh.db.conn.execute("SELECT count(*) FROM deliveries").fetchone()[0] == 0
+
+
+async def test_without_a_sender_the_human_speaks(both):
+    ben = await both.connect("ben", path="/src/ben")
+    for _ in range(2):
+        await both.post("/notify", to_peer="ben", text="hi")
+        assert (await ben.next())["from_peer"] == "human"
+    humans = [one for one in (await both.get("/peers"))["peers"] if one["role"] == "human"]
+    assert [one["display_name"] for one in humans] == ["human"]
+
+
+async def test_an_agent_does_not_get_the_name_of_the_human(both):
+    agent = await both.connect("human", path="/src/human")
+    assert agent.connected["display_name"] == "human-2"
+    for _ in range(2):
+        got = await both.post("/notify", to_peer=agent.peer_id, text="hi")
+        assert got["from_peer_name"] == "human"
+    humans = [one for one in (await both.get("/peers"))["peers"] if one["role"] == "human"]
+    assert [one["display_name"] for one in humans] == ["human"]
