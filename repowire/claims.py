@@ -176,7 +176,7 @@ def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
         agent_started=claim.agent_started if claim.agent_pid else peer.agent_started,
         parent_pid=claim.parent_pid or peer.parent_pid,
         session=claim.session or peer.session,
-        metadata=json.dumps({**peer.details, **claim.metadata}),
+        metadata=_merged(peer, claim),
         turn_state=claim.turn_state or peer.turn_state,
         last_seen=change.now,
         retired_at=None,
@@ -185,6 +185,12 @@ def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
     if peer.retired_at is not None:
         presence.note(change, peer.peer_id, presence.IDENTITY, "current")
     return peers.load(change.db, peer.peer_id)
+
+
+def _merged(peer: Peer, claim: Claim) -> str:
+    """The old metadata under the new; the old goes where both together are too much."""
+    merged = json.dumps({**peer.details, **claim.metadata})
+    return merged if len(merged) <= peers.KEPT_METADATA_BYTES else json.dumps(claim.metadata)
 
 
 def _insert(change: Change, claim: Claim, circle: str) -> Peer:

@@ -19,11 +19,13 @@ from repowire.protocol import (
     BYPASS_ROLES,
     DEFAULT_CIRCLE,
     HUMAN,
+    MAX_METADATA_BYTES,
     TURN_STATES,
 )
 
 TOMBSTONE_SECONDS = 72 * 3600.0  # wire.md 4, retirement
 MAX_DESCRIPTION_CHARS = 2_000
+KEPT_METADATA_BYTES = 2 * MAX_METADATA_BYTES  # what the peer said, and what its socket and sessions added
 MEMO_MOST = 10_000  # names kept in memory between two events of a peer
 SESSION_KEYS = ("hook_session_id", "runtime_session_id", "session_id")  # where clients put the runtime's session id
 
@@ -182,8 +184,8 @@ def resolve(db: Connection, name: str, circle: str | None = None) -> Peer:
 def _unknown(db: Connection, name: str) -> Refusal:
     names = {row[0] for row in db.execute("SELECT display_name FROM peers WHERE hidden_at IS NULL LIMIT 2000")}
     near = difflib.get_close_matches(name[:64], sorted(names), n=3, cutoff=0.6)
-    hint = f"there is no peer {name[:64]!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-    return not_found("peer", name, hint + " `repowire peer list` shows who there is", near=near)
+    hint = f"there is no peer {name[:64]!r}: " + (f"did you mean {', '.join(near)}? " if near else "")
+    return not_found("peer", name, hint + "`repowire peer list` shows who there is", near=near)
 
 
 def remembered(change: Change, peer_id: str) -> Peer | None:
@@ -392,6 +394,8 @@ def update(
 ) -> None:
     """What a session says of itself; only what is given changes."""
     details = json.dumps({**peer.details, **metadata}) if metadata else peer.metadata
+    if len(details) > KEPT_METADATA_BYTES and metadata:
+        raise invalid("metadata", f"with what is kept already it is over {KEPT_METADATA_BYTES} bytes of JSON")
     change.db.execute(
         "UPDATE peers SET turn_state = coalesce(?, turn_state), model = coalesce(?, model), metadata = ?, last_seen = ?"
         " WHERE peer_id = ?",
