@@ -10,11 +10,12 @@ from typing import Any
 from aiohttp import web
 
 from repowire import wire
+from repowire.auth import caller
 from repowire.bus import EVERYTHING
 from repowire.errors import not_found
 from repowire.ledger import Line
 from repowire.mesh import MESH, Mesh
-from repowire.protocol import KINDS, LEASED_AT_ONCE, RECEIVED, Stage
+from repowire.protocol import INJECTED, KINDS, LEASED_AT_ONCE, RECEIVED, Stage
 
 KEEPALIVE_SECONDS = 15.0
 SLICE, SLICE_SECONDS = 256, 0.25  # the index takes this many lines, 1 ms of loop, this often
@@ -119,10 +120,11 @@ def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
 def _stages(line: Line) -> tuple[Stage, ...]:
     kind = KINDS.get(line.kind)
     at_once = LEASED_AT_ONCE if line.kind in ("ask.opened", "notify.accepted") and "by" in line.facts else ()
-    received = RECEIVED if line.kind == "delivery.handed" and "by" not in line.facts else ()
+    received = _RECEIPTS.get(line.facts.get("by", ""), ()) if line.kind == "delivery.handed" else ()
     return received + (kind.stages if kind else ()) + at_once
 
 
+_RECEIPTS = {"socket": RECEIVED, "pane": INJECTED}
 _SHOWN = {"peer_id", "from_peer_id", "to_peer_id", "trace", "text", "attachments"}
 
 
@@ -160,9 +162,12 @@ async def get_events(request: web.Request) -> web.Response:
 
 
 async def get_stream(request: web.Request) -> web.StreamResponse:
-    """Server-sent events. `Last-Event-ID` or `?since=` resume without loss or repeat, `?replay=N` starts N earlier."""
+    """Server-sent events. `Last-Event-ID` or `?since=` resume without loss or repeat, `?replay=N` starts N earlier.
+
+    A rotation of the token ends the stream that an old one opened over TCP."""
     mesh = request.app[MESH]
-    at = _start(request, mesh)
+    at, generation = _start(request, mesh), mesh.auth.generation
+    by_token = caller(request).via == "tcp"
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
@@ -174,7 +179,7 @@ async def get_stream(request: web.Request) -> web.StreamResponse:
     request[wire.STARTED] = response
     await response.write(b": repowire\n\n")
     with mesh.bus.listen(EVERYTHING) as nudge:
-        while True:
+        while not (by_token and mesh.auth.generation != generation):
             while lines := mesh.ledger.after(at, PAGE):
                 await response.write("".join(map(_sse, lines)).encode())
                 at = lines[-1].seq
@@ -182,6 +187,7 @@ async def get_stream(request: web.Request) -> web.StreamResponse:
                 return response
             if not await nudge.wait(KEEPALIVE_SECONDS):
                 await response.write(b": keepalive\n\n")
+    return response
 
 
 def _start(request: web.Request, mesh: Mesh) -> int:
