@@ -249,7 +249,7 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
         door.receipted(delivery_id)
     if status == "injected":
         if change.db.execute(_HANDED, (change.now, delivery_id)).rowcount == 1:
-            _tell(change, "handed", delivery)
+            _tell(change, "handed", delivery, by="pane" if door is not None and door.pane else "socket")
             change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
     elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
         _tell(change, "held", delivery, detail or status, status=status)
@@ -291,7 +291,7 @@ def take_receipts(change: Change) -> None:
         change.mesh.doors.receipts = []
         change.db.executemany(_HANDED, [(change.now, delivery_id) for delivery_id, _, _ in receipts])
         for delivery_id, trace, door in receipts:
-            _note(change, "handed", delivery_id, trace, door.peer_id)
+            _note(change, "handed", delivery_id, trace, door.peer_id, by="pane" if door.pane else "socket")
             door.handed_at = change.now
 
 

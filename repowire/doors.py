@@ -21,6 +21,7 @@ class Door:
         "in_hand",
         "items",
         "nudge",
+        "pane",
         "peer_id",
         "receipts",
         "remembers",
@@ -29,8 +30,11 @@ class Door:
         "unwritten",
     )
 
-    def __init__(self, peer_id: str, holder: str, *, receipts: bool = False, remembers: bool = False) -> None:
-        self.peer_id, self.holder, self.receipts, self.remembers = peer_id, holder, receipts, remembers
+    def __init__(
+        self, peer_id: str, holder: str, *, pane: bool = False, receipts: bool = False, remembers: bool = False
+    ) -> None:
+        self.peer_id, self.holder, self.pane = peer_id, holder, pane
+        self.receipts, self.remembers = receipts, remembers
         self.clear = False
         self.stalled = False  # the far end does not read: what is put into it would wait
         self.items: deque[Any] = deque()

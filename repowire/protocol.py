@@ -62,8 +62,10 @@ def _stages(*names: str) -> tuple[Stage, ...]:
 # What goes straight through an open door is leased in the change that takes it: one line, with `by`, says both.
 LEASED_AT_ONCE = _stages("routed", "leased")
 
-# What a receipt over a socket proves beside `handed`, in the published words; a poll proves no more than that.
-RECEIVED = _stages("hook_received", "pane_injected")
+# What a receipt over a socket proves beside `handed`, in the published words: that its hook had it, and where the peer
+# has a pane, that the text is in it. A poll proves no more than `handed`.
+RECEIVED = _stages("hook_received")
+INJECTED = _stages("hook_received", "pane_injected")
 
 KINDS: dict[str, Kind] = {
     "daemon.started": Kind(),
@@ -88,7 +90,7 @@ KINDS: dict[str, Kind] = {
     "socket.closed": Kind(),
     "ask.opened": Kind("ask", _stages("created", "resolved_peer")),
     "ask.refused": Kind(None, (Stage("created"), Stage("no_connection", ok=False))),
-    "ask.acked": Kind("ack", _stages("acked")),
+    "ask.acked": Kind("ack", _stages("acked", "closed", "answered")),
     "ask.closed": Kind(None, _stages("closed")),
     "notify.accepted": Kind("notification", _stages("created", "resolved_peer")),
     "delivery.queued": Kind(None, _stages("pending")),

@@ -293,7 +293,7 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     remembers = DEDUPE in capabilities and instance is not None
     holder = f"instance:{instance}" if remembers else f"socket:{secrets.token_hex(6)}"
     receipts = RECEIPTS in capabilities or remembers
-    socket.door = Door(peer.peer_id, holder, receipts=receipts, remembers=remembers)
+    socket.door = Door(peer.peer_id, holder, pane=peer.pane_id is not None, receipts=receipts, remembers=remembers)
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})
