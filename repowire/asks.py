@@ -95,14 +95,16 @@ def load(db: Connection, correlation_id: str) -> Ask:
     return ask
 
 
-def list_open(db: Connection, peer_id: str, direction: str, most: int = PENDING_MOST) -> list[Ask]:
-    """Open asks to a peer (inbound), from it (outbound) or both, newest first."""
+def list_open(
+    db: Connection, peer_id: str, direction: str, most: int = PENDING_MOST, before: int | None = None
+) -> list[Ask]:
+    """Open asks to a peer (inbound), from it (outbound) or both, newest first, older than seq `before`."""
     column = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}.get(
         direction, "(to_peer_id = :peer OR from_peer_id = :peer)"
     )
     rows = db.execute(
-        f"SELECT * FROM asks WHERE {column} AND closed_at IS NULL ORDER BY seq DESC LIMIT :most",
-        {"peer": peer_id, "most": most},
+        f"SELECT * FROM asks WHERE {column} AND closed_at IS NULL AND seq < :before ORDER BY seq DESC LIMIT :most",
+        {"peer": peer_id, "most": most, "before": 2**62 if before is None else before},
     )
     return [Ask(*row) for row in rows]
 
@@ -481,8 +483,11 @@ async def get_pending(request: web.Request) -> web.Response:
     if peer is None:
         raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
     peers.may_read(mesh, request, peer)
+    most = wire.whole(request, "limit", default=PENDING_MOST)
+    found = list_open(db, peer.peer_id, direction, most + 1, wire.cursor(request))
     return wire.reply(
-        {
+        wire.page(request, found[most - 1].seq if len(found) > most else None)
+        | {
             "asks": [
                 {
                     "correlation_id": ask.correlation_id,
@@ -492,7 +497,7 @@ async def get_pending(request: web.Request) -> web.Response:
                     "created_at": wire.moment(ask.created_at),
                     "direction": "inbound" if ask.to_peer_id == peer.peer_id else "outbound",
                 }
-                for ask in list_open(db, peer.peer_id, direction)
+                for ask in found[:most]
             ]
         }
     )

@@ -14,6 +14,8 @@ from repowire.peers import Peer
 from repowire.presence import Evidence
 from repowire.protocol import BACKENDS, RECEIPTS
 
+MOST = 100_000  # peers in one reply
+
 
 def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
     """One peer as the published PeerInfo, its fields in the published order."""
@@ -81,18 +83,24 @@ async def get_peers(request: web.Request) -> web.Response:
     status = request.query.get("status")
     backend = wire.word(request, "backend", BACKENDS)
     path, circle = request.query.get("path"), request.query.get("circle")
+    most = wire.whole(request, "limit", default=MOST, most=MOST)
+    after = wire.cursor(request) or 0
     evidence = presence.all_evidence(mesh.db.conn)
-    shown = [
-        info(mesh, peer, evidence.get(peer.peer_id, {}))
+    wanted = _WANTED.get(status or "")
+    found = [
+        peer
         for peer in peers.listed(mesh.db.conn)
-        if (backend is None or peer.backend == backend)
+        if peer.seq > after
+        and (wanted is None or presence.status(evidence.get(peer.peer_id, {})) in wanted)
+        and (backend is None or peer.backend == backend)
         and (circle in (None, "*") or peer.circle == circle or peer.everywhere)
         and (path is None or _at(peer, path))
     ]
-    if status in ("online", "offline", "busy"):
-        wanted = {"online": ("online", "busy")}.get(status, (status,))
-        shown = [one for one in shown if one["status"] in wanted]
-    return wire.reply({"peers": shown})
+    shown = [info(mesh, peer, evidence.get(peer.peer_id, {})) for peer in found[:most]]
+    return wire.reply({"peers": shown} | wire.page(request, found[most - 1].seq if len(found) > most else None))
+
+
+_WANTED = {"online": ("online", "busy"), "busy": ("busy",), "offline": ("offline",)}
 
 
 def _one(db: Connection, mesh: Mesh, peer: Peer) -> web.Response:

@@ -21,6 +21,7 @@ KEEPALIVE_SECONDS = 15.0
 SLICE, SLICE_SECONDS = 256, 0.25  # the index takes this many lines, 1 ms of loop, this often
 PAGE = 1000  # lines read at once, so that a long catch-up lets others run in between
 REPLAY_MOST = 5000
+WINDOW = 500  # events that GET /events looks back (wire.md 1.6)
 
 # -- model and table ---------------------------------------------------------
 
@@ -153,11 +154,12 @@ async def get_trace(request: web.Request) -> web.Response:
 
 
 async def get_events(request: web.Request) -> web.Response:
-    """The newest events, at most 500, oldest first; `since` is an id, and what follows it is returned."""
+    """The newest events, at most 500 (`limit`), oldest first; `since` is an id, and what follows it is returned."""
     ledger = request.app[MESH].ledger
+    most = wire.whole(request, "limit", default=WINDOW)
     since = request.query.get("since", "")
-    known = since.isascii() and since.isdigit() and int(since) >= ledger.last - 500
-    lines = ledger.after(int(since) if known else max(0, ledger.last - 500), 500)
+    known = since.isascii() and since.isdigit() and len(since) < 16 and ledger.last - WINDOW <= int(since)
+    lines = ledger.after(int(since) if known else max(0, ledger.last - most), most)
     return wire.reply([as_event(line) for line in lines])
 
 

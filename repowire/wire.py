@@ -234,6 +234,13 @@ def next_cursor(seq: int) -> str:
     return base64.urlsafe_b64encode(str(seq).encode()).decode()
 
 
+def page(request: web.Request, last: int | None) -> dict[str, Any]:
+    """The `next` of a list where pages were asked for; the published shape stays without it."""
+    if "limit" not in request.query and "cursor" not in request.query:
+        return {}
+    return {"next": None if last is None else next_cursor(last)}
+
+
 # -- refusals ------------------------------------------------------------------
 
 
