@@ -1,10 +1,15 @@
 """The disk: a 2xx follows the sync of what it promises, and a disk that is full or damaged is said in clear words."""
 
 import concurrent.futures
+import http.client
+import json
+import os
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,9 +155,285 @@ def test_the_sync_ends_before_each_of_many_2xx(live: Live, trace: Callable[[], T
     live.post("/peers", name="far", path="/srv/far")
     traced = trace()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(lambda n: live.post("/notify", to_peer="far", text=f"note {n}"), range(32)))
+        answers = list(pool.map(lambda n: live.post("/notify", to_peer="far", text=f"note {n}"), range(32)))
     until(lambda: len(traced.answers("HTTP/1.1 200")) == 32)
-    for one in told:
+    for one in answers:
         delivery_id = one["delivery_id"]
         (answered,) = [call for call in traced.answers("HTTP/1.1 200") if hexed(delivery_id) in call.data]
         traced.check(answered, delivery_id)
+
+
+# -- a full disk -------------------------------------------------------------------
+
+ROOM = 24 << 20
+
+
+@pytest.fixture
+def small_disk(new_live: Callable[..., Live]) -> Iterator[Live]:
+    """A daemon, not started yet, whose home is a file system of its own with little room."""
+    live = new_live()
+    with mounted(live.home, ROOM):
+        yield live
+        live.close()
+
+
+@contextmanager
+def mounted(folder: Path, size: int) -> Iterator[None]:
+    """A small file system there, for a while."""
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root on Linux can mount a small file system")
+    folder.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
+    made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"no small file system: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, *, leave: int = 0) -> Path:
+    """Take the room that is left, but for some."""
+    path = folder / "ballast"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    with path.open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    os.truncate(path, max(0, path.stat().st_size - leave))
+    return path
+
+
+def drained(live: Live, name: str) -> list[str]:
+    """Everything that waits for a peer."""
+    texts: list[str] = []
+    while some := live.get(f"/deliveries/pending?peer_id={name}&max_results=1000")["deliveries"]:
+        texts += [one["text"] for one in some]
+    return texts
+
+
+MANY = {"REPOWIRE_DAEMON__DELIVERY_QUEUE_MAX_PER_PEER": "100000"}
+
+
+def told(live: Live, path: str, /, **body: Any) -> Any:
+    """The answer to a POST, None when the daemon hung up instead."""
+    try:
+        return live.request("POST", path, body=body)
+    except http.client.RemoteDisconnected:
+        return None
+
+
+def fill_by_mail(live: Live) -> tuple[list[str], list[Any]]:
+    """Notes to `ann` until ten were not accepted; the texts of the others, and what was said instead of a 2xx."""
+    fill(live.home, leave=2 << 20)
+    accepted, others = [], []
+    for number in range(1000):
+        text = f"{number} " + "x" * 20_000
+        reply = told(live, "/notify", to_peer="ann", text=text)
+        if reply is not None and reply.status == 200:
+            accepted.append(text)
+        elif len(others := [*others, reply]) == 10:
+            return accepted, others
+    pytest.fail("the disk was never full")
+
+
+@pytest.mark.parametrize("checkpoint_bytes", [1 << 20, 64 << 20])
+def test_a_full_disk_loses_nothing_that_was_accepted(small_disk: Live, checkpoint_bytes: int) -> None:
+    """The daemon lives, reads are answered, and with room it goes on; what was not accepted is not there."""
+    live = small_disk.start(**MANY, REPOWIRE_STORE__CHECKPOINT_BYTES=str(checkpoint_bytes))
+    live.post("/peers", name="ann", path="/srv/ann")
+    accepted, _ = fill_by_mail(live)
+    assert live.get("/health")["status"] == "ok"
+    assert "ann" in [peer["display_name"] for peer in live.get("/peers")["peers"]]
+    (live.home / "ballast").unlink()
+    text = "there is room again"
+    live.post("/notify", to_peer="ann", text=text)
+    live.kill()
+    live.start(**MANY)
+    assert drained(live, "ann") == [*accepted, text]
+    assert live.term() == 0
+    with sqlite3.connect(live.home / "state.db") as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="mesh.settle raises the lost turn's 503 again while the answer with that 503 is being sent (and for a"
+    " route that does not wait for its commit itself, after its handler), where no middleware shapes it",
+)
+def test_a_full_disk_is_said_in_the_one_shape(small_disk: Live) -> None:
+    """503 for every way to write, and no stack trace."""
+    live = small_disk.start(**MANY)
+    live.post("/peers", name="ann", path="/srv/ann")
+    _, others = fill_by_mail(live)
+    big = "x" * 15_000
+    others.append(told(live, "/peers", name="ben", path="/srv/ben", metadata={"big": big}))
+    others.append(told(live, "/ask", to_peer="ann", text=big * 4, if_offline="queue"))
+    for reply in others:
+        assert reply is not None, "the daemon hung up"
+        assert reply.status == 503
+        detail = reply.json["detail"]
+        assert detail["error"] == "store_failed"
+        assert "full" in detail["hint"]
+    assert "Traceback" not in live.stderr()
+
+
+def test_a_full_disk_at_the_start_is_said_in_one_line(small_disk: Live) -> None:
+    live = small_disk
+    ballast = fill(live.home)
+    done = live.cli("daemon", "--port", "0")
+    clear_refusal(done)
+    assert "space" in done.stderr or "full" in done.stderr, done.stderr
+    ballast.unlink()
+    live.start()
+    live.post("/peers", name="ann", path="/srv/ann")
+    assert live.term() == 0
+    fill(live.home)
+    done = live.cli("daemon", "--port", "0")
+    if done.returncode:
+        clear_refusal(done)
+
+
+def test_a_ledger_that_cannot_be_written_does_not_stop_the_mail(new_live: Callable[..., Live]) -> None:
+    """Its folder is a full disk of its own: numbers are spent, so that the gap shows, and every message is kept."""
+    live = new_live()
+    live.home.mkdir(mode=0o700)
+    with mounted(live.home / "traces", 64 << 10):
+        live.start()
+        live.post("/peers", name="ann", path="/srv/ann")
+        for number in range(20):
+            live.post("/notify", to_peer="ann", text=f"{number} " + "x" * 10_000)
+        assert live.request("GET", "/events").status == 200
+        live.kill()
+        live.start()
+        assert len(drained(live, "ann")) == 20
+        path = live.home / "traces" / "trace-000001.jsonl"
+        seqs = [json.loads(line)["seq"] for line in path.read_text().splitlines()]
+        assert seqs == sorted(set(seqs))
+        assert seqs != list(range(1, len(seqs) + 1)), "nothing was lost"
+        assert live.term() == 0
+        assert "Traceback" not in live.stderr()
+
+
+# -- files that are damaged ----------------------------------------------------------
+
+
+def clear_refusal(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 1, nothing on stdout, one line on stderr with these words."""
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.fixture
+def used(new_live: Callable[..., Live]) -> Live:
+    """A home with a peer and its mail, of a daemon that has stopped."""
+    live = new_live().start()
+    live.post("/peers", name="ann", path="/srv/ann")
+    for number in range(20):
+        live.post("/notify", to_peer="ann", text=f"{number} " + "x" * 3000)
+    assert live.term() == 0
+    return live
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def newer_schema(live: Live) -> None:
+    with sqlite3.connect(live.home / "state.db") as db:
+        db.execute("UPDATE schemas SET steps = steps + 1 WHERE concern = 'peers'")
+
+
+def foreign(live: Live) -> None:
+    (live.home / "state.db").unlink()
+    with sqlite3.connect(live.home / "state.db") as db:
+        db.execute("CREATE TABLE theirs (a)")
+
+
+def middle_of_the_ledger(live: Live) -> None:
+    path = live.home / "traces" / "trace-000001.jsonl"
+    raw = path.read_bytes()
+    (live.home / "traces" / "trace-000002.jsonl").write_bytes(raw)
+
+
+DAMAGE: dict[str, tuple[Callable[[Live], Any], str]] = {
+    "garbage": (lambda live: (live.home / "state.db").write_bytes(os.urandom(40_960)), "state.db"),
+    "a damaged page": (lambda live: overwrite(live.home / "state.db", 4096, bytes(4096 * 8)), "state.db"),
+    "cut in the middle": (lambda live: os.truncate(live.home / "state.db", 8192), "state.db"),
+    "of another program": (foreign, "state.db"),
+    "a newer schema": (newer_schema, "newer repowire"),
+    "a folder": (lambda live: ((live.home / "state.db").unlink(), (live.home / "state.db").mkdir()), "state.db"),
+    "a ledger that starts anew": (middle_of_the_ledger, "trace-000002.jsonl"),
+    "a ledger of garbage": (
+        lambda live: overwrite(live.home / "traces" / "trace-000001.jsonl", 0, b"\0" * 50), "trace-000001.jsonl"
+    ),
+    "a ledger that is a folder": (
+        lambda live: (live.home / "traces" / "trace-000002.jsonl").mkdir(), "trace-000002.jsonl"
+    ),
+    "a ledger's folder that is a file": (
+        lambda live: (shutil.rmtree(live.home / "traces"), (live.home / "traces").touch()), "traces"
+    ),
+    "a token in two words": (lambda live: (live.home / "token").write_bytes(b"\xff\xfe\n"), "token"),
+    "a token for all": (lambda live: (live.home / "token").chmod(0o644), "token"),
+    "a config that is none": (lambda live: (live.home / "config.toml").write_text("[daemon\n"), "config.toml"),
+    "a lock that is a folder": (
+        lambda live: ((live.home / "daemon.lock").unlink(), (live.home / "daemon.lock").mkdir()), "daemon.lock"
+    ),
+    "a socket that is a folder": (
+        lambda live: (live.home / "daemon.sock").mkdir(), "daemon.sock"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_home_is_refused_in_one_line(used: Live, damage: str) -> None:
+    """With the file's name; and nothing of it is changed, so that it can be looked at and mended."""
+    damaging, word = DAMAGE[damage]
+    damaging(used)
+    before = contents(used)
+    clear_refusal(used.cli("daemon", "--port", "0"), word)
+    assert contents(used) == before
+
+
+def contents(live: Live) -> dict[Path, bytes]:
+    """Of every file, save what says who runs and what SQLite makes anew."""
+    paths = [path for path in live.home.rglob("*") if path.name not in ("daemon.lock", "state.db-shm")]
+    return {path: path.read_bytes() for path in paths if path.is_file()}
+
+
+def test_a_torn_last_line_is_cut_and_said(used: Live) -> None:
+    path = used.home / "traces" / "trace-000001.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"seq":99,"at":1.5,"kind":"ask.op')
+    used.start()
+    assert used.request("GET", "/events").status == 200
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["bytes"] for line in lines if line["kind"] == "ledger.cut"] == [33]
+    assert len(drained(used, "ann")) == 20
+
+
+def test_a_ledger_that_is_gone_is_a_gap_and_no_loss_of_mail(used: Live) -> None:
+    shutil.rmtree(used.home / "traces")
+    used.start()
+    lines = [json.loads(line) for line in (used.home / "traces" / "trace-000001.jsonl").read_text().splitlines()]
+    assert lines[0]["kind"] == "ledger.gap"
+    assert len(drained(used, "ann")) == 20
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a folder read-only")
+def test_a_home_that_cannot_be_written_is_refused_in_one_line(used: Live) -> None:
+    subprocess.run(["mount", "--bind", str(used.home), str(used.home)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(used.home)], check=True)
+        clear_refusal(used.cli("daemon", "--port", "0"), "ead-only")
+    finally:
+        subprocess.run(["umount", "-l", str(used.home)], check=True)
+    used.start()
+    assert len(drained(used, "ann")) == 20
