@@ -1,0 +1,275 @@
+"""Whatever the order of comings and goings: a mailbox changes hands with proof only, and nothing queued disappears."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conftest import TOKEN, FakeClock
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from repowire import claims, config, daemon, deliveries, peers, presence
+from repowire.claims import Claim
+from repowire.errors import Refusal
+
+NAMES = st.sampled_from(["ann", "ben", "human", None])
+CIRCLES = st.sampled_from(["default", "red"])
+PATHS = st.sampled_from(["/a", "/b"])
+PANES = st.sampled_from([None, "%1"])
+
+
+@dataclass
+class Owner:
+    """Who runs behind a peer: what it can prove itself with."""
+
+    path: str
+    pane_id: str | None
+    started: float | None
+    certificate: dict | None = None
+    mail: list[str] = field(default_factory=list)
+
+
+class LifeOfPeers(RuleBasedStateMachine):
+    """The model knows who owns which id; the mesh must agree."""
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="rw"))
+        self.loop = asyncio.new_event_loop()
+        self.clock = FakeClock()
+        self.owners: dict[str, Owner] = {}
+        self.connected: set[str] = set()
+        self.lives = 0
+        self.open()
+
+    def open(self) -> None:
+        async def build():
+            config.prepare_home(self.folder / "home")
+            settings_of = {"REPOWIRE_DAEMON__AUTH_TOKEN": TOKEN}
+            return daemon.open_mesh(config.load(self.folder / "home", settings_of), self.clock)
+
+        self.mesh = self.loop.run_until_complete(build())
+
+    def teardown(self) -> None:
+        self.mesh.close()
+        self.loop.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def claim(self, claim: Claim, *, connected: bool = False):
+        """A registration, or the first frame of a socket. None when it was refused."""
+        self.clock.advance(1)
+        try:
+            with self.mesh.change() as change:
+                peer, _ = claims.register(change, claim, connected=connected)
+                certificate = claims.certify(change, peer)
+                if connected:
+                    peers.note(change, peer, presence.SOCKET, "open", "connected")
+        except Refusal as refusal:
+            if refusal.error != "peer_retired":
+                raise
+            return None
+        if connected:
+            self.connected.add(peer.peer_id)
+        return peer, certificate
+
+    def started(self, alive: bool) -> float | None:
+        """The start time of a process of its own."""
+        self.lives += 1
+        return float(self.lives) if alive else None
+
+    def owned(self, peer, certificate, owner: Owner) -> str:
+        owner.certificate = certificate
+        self.owners[peer.peer_id] = owner
+        return peer.peer_id
+
+    # -- coming ---------------------------------------------------------------
+
+    @rule(target=ids, name=NAMES, circle=CIRCLES, path=PATHS, pane=PANES, alive=st.booleans(), socket=st.booleans())
+    def come_as_a_new_one(self, name, circle, path, pane, alive, socket):
+        """A process nobody knows yet. Only an offline peer of the same name, place and kind may be it."""
+        before = dict(self.owners)
+        live = {peer_id for peer_id in before if presence.of(self.mesh.db.conn, peer_id) != "offline"}
+        panes = {peer_id: peers.load(self.mesh.db.conn, peer_id).pane_id for peer_id in before}
+        started = self.started(alive)
+        said = Claim(
+            name,
+            circle=circle,
+            path=path,
+            pane_id=pane,
+            agent_pid=os.getpid() if alive else None,
+            agent_started=started,
+        )
+        peer, certificate = self.claim(said, connected=socket)
+        assert peer.peer_id not in live, "a live identity was given to a stranger"
+        if peer.peer_id in before:
+            assert (before[peer.peer_id].path, panes[peer.peer_id], pane) == (path, None, None)
+            return self.owned(peer, certificate, self.owners[peer.peer_id])
+        return self.owned(peer, certificate, Owner(path, pane, started))
+
+    @rule(peer_id=ids, path=PATHS, socket=st.booleans())
+    def steal(self, peer_id, path, socket):
+        """Somebody names the id and has nothing to show but the place."""
+        held = presence.reachable(self.mesh.db.conn, peer_id)
+        retired = peers.load(self.mesh.db.conn, peer_id).retired_at
+        got = self.claim(Claim("thief", path=path, peer_id=peer_id), connected=socket)
+        if got is None:
+            assert retired is not None
+            return
+        if got[0].peer_id == peer_id:
+            assert not held, "a held mailbox changed hands without proof"
+            assert retired is None, "a tombstone was lifted without a live process"
+            assert path == self.owners[peer_id].path, "another place is no proof"
+        else:
+            self.owned(*got, Owner(path, None, None))
+
+    @rule(peer_id=ids, other=ids)
+    def steal_with_the_certificate_of_another(self, peer_id, other):
+        if self.owners[peer_id] is self.owners[other]:
+            return
+        held = presence.reachable(self.mesh.db.conn, peer_id)
+        said = Claim("thief", path="/elsewhere", peer_id=peer_id, certificate=self.owners[other].certificate)
+        got = self.claim(said, connected=True)
+        if got is not None:
+            assert got[0].peer_id != peer_id or not held
+            assert got[0].peer_id != peer_id, "a certificate of another, and another place"
+            self.owned(*got, Owner("/elsewhere", None, None))
+
+    @rule(peer_id=ids, socket=st.booleans())
+    def come_back_with_the_certificate(self, peer_id, socket):
+        owner = self.owners[peer_id]
+        retired = peers.load(self.mesh.db.conn, peer_id).retired_at
+        said = Claim("x", path=owner.path, peer_id=peer_id, certificate=owner.certificate)
+        got = self.claim(said, connected=socket)
+        if got is None or got[0].peer_id != peer_id:
+            assert retired is not None
+            if got is not None:
+                self.owned(*got, Owner(owner.path, None, None))
+        else:
+            owner.certificate = got[1]
+
+    @rule(peer_id=ids)
+    def come_back_with_the_pane_and_the_process(self, peer_id):
+        owner, known = self.owners[peer_id], peers.load(self.mesh.db.conn, peer_id)
+        if owner.pane_id is None or owner.started is None or known.pane_id != owner.pane_id:
+            return
+        said = Claim(
+            "x",
+            path=owner.path,
+            peer_id=peer_id,
+            pane_id=owner.pane_id,
+            agent_pid=os.getpid(),
+            agent_started=owner.started,
+        )
+        peer, certificate = self.claim(said, connected=True)
+        if known.agent_started == owner.started:
+            assert peer.peer_id == peer_id
+            owner.certificate = certificate
+        else:
+            self.owned(peer, certificate, Owner(owner.path, owner.pane_id, owner.started))
+
+    # -- going ----------------------------------------------------------------
+
+    @rule(peer_id=ids)
+    def hang_up(self, peer_id):
+        self.clock.advance(1)
+        if peer_id in self.connected:
+            self.connected.discard(peer_id)
+            with self.mesh.change() as change:
+                peer = peers.load(change.db, peer_id)
+                peers.note(change, peer, presence.SOCKET, "closed", "socket_closed")
+
+    @rule(peer_id=ids, word=st.sampled_from(["online", "busy", "offline"]))
+    def say(self, peer_id, word):
+        self.clock.advance(1)
+        with self.mesh.change() as change:
+            peers.say(change, peers.load(change.db, peer_id), word, "session_update")
+
+    @rule(peer_id=ids)
+    def retire(self, peer_id):
+        self.clock.advance(1)
+        with self.mesh.change() as change:
+            peers.retire(change, peers.load(change.db, peer_id), "session_end")
+        assert presence.of(self.mesh.db.conn, peer_id) == "offline"
+        self.hang_up(peer_id)
+
+    @rule(peer_id=ids, name=st.sampled_from(["ann", "ben", "human"]))
+    def rename(self, peer_id, name):
+        peer = peers.load(self.mesh.db.conn, peer_id)
+        if peer.hidden_at is None:
+            with self.mesh.change() as change:
+                peers.rename(change, peer, name)
+
+    @rule(peer_id=ids, circle=CIRCLES)
+    def move(self, peer_id, circle):
+        peer = peers.load(self.mesh.db.conn, peer_id)
+        if peer.hidden_at is None:
+            with self.mesh.change() as change:
+                peers.set_circle(change, peer, circle)
+
+    @rule(seconds=st.sampled_from([1, 700]))
+    def reap(self, seconds):
+        self.clock.advance(seconds)
+        peers.tick(self.mesh)
+
+    @precondition(lambda self: self.owners)
+    @rule()
+    def restart(self):
+        self.mesh.close()
+        self.connected.clear()
+        self.open()
+
+    # -- mail -----------------------------------------------------------------
+
+    @rule(peer_id=ids)
+    def send(self, peer_id):
+        with self.mesh.change() as change:
+            frame = {"type": "notify", "text": "hi"}
+            one = deliveries.queue(change, peer_id, frame, expires_at=change.now + 9e9, most=1000)
+        self.owners[peer_id].mail.append(one.delivery_id)
+
+    # -- what holds -----------------------------------------------------------
+
+    @invariant()
+    def no_two_live_peers_of_a_circle_share_a_name(self):
+        live = [
+            (peer.display_name, peer.circle)
+            for peer in peers.listed(self.mesh.db.conn)
+            if presence.of(self.mesh.db.conn, peer.peer_id) != "offline"
+        ]
+        assert len(set(live)) == len(live), live
+
+    @invariant()
+    def a_pane_has_one_owner(self):
+        panes = [peer.pane_id for peer in peers.listed(self.mesh.db.conn) if peer.pane_id]
+        assert len(set(panes)) == len(panes)
+
+    @invariant()
+    def every_message_waits_in_the_mailbox_it_was_sent_to(self):
+        for peer_id, owner in self.owners.items():
+            query = "SELECT delivery_id FROM deliveries WHERE peer_id = ? AND state = 'queued' ORDER BY seq"
+            assert [row[0] for row in self.mesh.db.conn.execute(query, (peer_id,))] == owner.mail
+
+    @invariant()
+    def nobody_who_was_there_is_forgotten(self):
+        for peer_id in self.owners:
+            assert peers.find(self.mesh.db.conn, peer_id) is not None
+
+    @invariant()
+    def the_name_of_the_human_is_the_humans(self):
+        for peer in peers.named(self.mesh.db.conn, "human"):
+            assert peer.role == "human" or peer.circle != "default"
+
+
+TestLifeOfPeers = LifeOfPeers.TestCase
+TestLifeOfPeers.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
