@@ -1,0 +1,253 @@
+"""Whatever the order: an ask is open exactly until its first close, and exactly one reply reaches the asker."""
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conftest import TOKEN, FakeClock
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from repowire import asks, claims, config, daemon, deliveries, peers
+from repowire.asks import Draft, Reply
+from repowire.claims import Claim
+from repowire.errors import Refusal
+
+TTL_SECONDS = 1000.0
+REPLIES = st.sampled_from([None, "yes", "no"])
+
+
+@dataclass
+class Asked:
+    """What the model knows of one ask."""
+
+    asker: str
+    to: str
+    at: float
+    closed: str | None = None
+    reply: str | None = None
+    heard: list[str] = field(default_factory=list)  # what reached the asker, by any way
+    waiters: list["Waiter"] = field(default_factory=list)
+
+
+@dataclass
+class Waiter:
+    """Somebody in POST /asks/{id}/wait; `gone` when its connection is."""
+
+    task: asyncio.Task
+    gone: bool = False
+
+
+class LifeOfAsks(RuleBasedStateMachine):
+    """Ann and ben ask each other; a third, the stranger, has no mailbox."""
+
+    cids = Bundle("cids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="rw"))
+        self.loop = asyncio.new_event_loop()
+        self.clock = FakeClock()
+        self.asked: dict[str, Asked] = {}
+        self.seen: set[str] = set()
+        self.open()
+        with self.mesh.change() as change:
+            self.ids = {
+                name: claims.register(change, Claim(name, path=f"/src/{name}"))[0].peer_id for name in ("ann", "ben")
+            }
+
+    def open(self) -> None:
+        async def build():
+            config.prepare_home(self.folder / "home")
+            environ = {"REPOWIRE_DAEMON__AUTH_TOKEN": TOKEN, "REPOWIRE_DAEMON__ASK_TTL_SECONDS": str(TTL_SECONDS)}
+            return daemon.open_mesh(config.load(self.folder / "home", environ), self.clock)
+
+        self.mesh = self.loop.run_until_complete(build())
+
+    def teardown(self) -> None:
+        self.let_waiters_go()
+        self.mesh.close()
+        self.loop.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def turn(self) -> None:
+        """Let whoever can run do so."""
+        for _ in range(3):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    # -- asking and answering -------------------------------------------------
+
+    @rule(target=cids, asker=st.sampled_from(["ann", "ben", "stranger"]), back=st.none() | cids)
+    def ask(self, asker, back):
+        to = "ann" if asker == "ben" else "ben"
+        with self.mesh.change() as change:
+            draft = Draft(asker, to, "ready?", reply_to=back, keep_if_offline=True)
+            asked, _ = asks.open_ask(change, self.mesh, draft)
+        self.asked[asked.correlation_id] = Asked(asker, to, self.clock.now())
+        first = self.asked[back] if back else None
+        if first and first.closed is None and (first.to, first.asker) == (asker, to):
+            first.closed = "reply_to"
+        self.turn()
+        return asked.correlation_id
+
+    @rule(cid=cids, text=REPLIES)
+    def ack(self, cid, text):
+        one = self.asked[cid]
+        try:
+            with self.mesh.change() as change:
+                asks.ack(change, self.mesh, cid, Reply(text))
+        except Refusal as refusal:
+            expected = 404 if one.closed == "forgotten" else 410
+            if refusal.status != expected or (expected == 410 and (one.closed is None or text in (None, one.reply))):
+                raise
+            return
+        if one.closed is None:
+            one.closed, one.reply = "ack" if text is None else "ack_with_msg", text
+        self.turn()
+
+    @rule(cid=cids)
+    def fail(self, cid):
+        found = asks.find(self.mesh.db.conn, cid)
+        if found is not None:
+            with self.mesh.change() as change:
+                asks.end(change, self.mesh, found, "failed", "no pane")
+            self.asked[cid].closed = self.asked[cid].closed or "failed"
+            self.turn()
+
+    @rule(seconds=st.sampled_from([1.0, TTL_SECONDS / 2, asks.CLOSED_SECONDS]))
+    def pass_time(self, seconds):
+        self.clock.advance(seconds)
+        asks.tick(self.mesh)
+        at = self.mesh.ledger.last
+        asks.tick(self.mesh)
+        assert self.mesh.ledger.last == at, "a second tick has nothing to do"
+        self.turn()
+        now = self.clock.now()
+        for cid, one in self.asked.items():
+            if one.closed is None and now - one.at >= TTL_SECONDS:
+                one.closed = "expired"
+            if one.closed and asks.find(self.mesh.db.conn, cid) is None:
+                one.closed = "forgotten"
+
+    # -- waiting --------------------------------------------------------------
+
+    @rule(cid=cids)
+    def wait(self, cid):
+        """What POST /asks/{id}/wait does, with a client that may have left when the answer comes."""
+        one = self.asked[cid]
+        if one.closed is None:
+            waiter = Waiter(self.loop.create_task(asks.wait(self.mesh, cid, 3600.0)))
+            waiter.task.add_done_callback(lambda task: self.came(cid, waiter, task))
+            one.waiters.append(waiter)
+            self.turn()
+
+    def came(self, cid: str, waiter: Waiter, task: asyncio.Task) -> None:
+        """The end of `post_wait`: the reply is taken, or pushed when the last waiter has left."""
+        if task.cancelled():
+            return
+        ask, one = task.result(), self.asked[cid]
+        one.waiters.remove(waiter)
+        if ask.closed_at is None:
+            return
+        others = self.mesh.bus.heard(asks.wait_topic(cid))
+        if not waiter.gone:
+            if ask.reply and not ask.reply_at_rest:
+                one.heard.append(ask.reply)
+            if not ask.reply_at_rest:
+                with self.mesh.change() as change:
+                    asks.taken(change, cid)
+        elif not ask.reply_at_rest and not others:
+            with self.mesh.change() as change:
+                asks.push_reply(change, self.mesh, ask)
+
+    @rule(cid=cids)
+    def leave(self, cid):
+        for waiter in self.asked[cid].waiters[:1]:
+            waiter.gone = True
+
+    # -- the mailbox and the restart ------------------------------------------
+
+    @rule(name=st.sampled_from(["ann", "ben"]))
+    def read_mail(self, name):
+        with self.mesh.change() as change:
+            for one in deliveries.lease(change, self.ids[name], "socket:x", 100):
+                deliveries.receipt(change, one.delivery_id, "injected", peer_id=self.ids[name])
+                assert one.delivery_id not in self.seen, "sent twice"
+                self.seen.add(one.delivery_id)
+                if one.kind == "notify":
+                    asked = self.asked[one.trace]
+                    assert asked.asker == name
+                    asked.heard.append(one.payload["text"].partition("] ")[2])
+
+    def let_waiters_go(self) -> None:
+        tasks = [waiter.task for one in self.asked.values() for waiter in one.waiters]
+        for task in tasks:
+            task.cancel()
+
+        async def end() -> None:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.loop.run_until_complete(end())
+        for one in self.asked.values():
+            one.waiters.clear()
+
+    @rule()
+    def restart(self):
+        """The waiters are cut off, and did not take what was on its way to them."""
+        self.let_waiters_go()
+        self.mesh.close()
+        self.open()
+
+    @rule(cid=cids)
+    def crash_between_the_ack_and_its_waiter(self, cid):
+        one = self.asked[cid]
+        if one.closed is None and one.waiters:
+            with self.mesh.change() as change:
+                asks.ack(change, self.mesh, cid, Reply("at the last moment"))
+            one.closed, one.reply = "ack_with_msg", "at the last moment"
+            self.restart()
+
+    # -- what holds -----------------------------------------------------------
+
+    @invariant()
+    def an_ask_is_open_until_its_first_close(self):
+        for cid, one in self.asked.items():
+            found = asks.find(self.mesh.db.conn, cid)
+            if one.closed == "forgotten":
+                assert found is None
+            else:
+                assert (found.close_reason, found.reply) == (one.closed, one.reply)
+                assert (found.closed_at is None) == (one.closed is None)
+
+    @invariant()
+    def the_lists_show_what_is_open(self):
+        for name, peer_id in self.ids.items():
+            shown = {one.correlation_id for one in asks.list_open(self.mesh.db.conn, peer_id, "both", most=1000)}
+            expected = {cid for cid, one in self.asked.items() if one.closed is None and name in (one.asker, one.to)}
+            assert shown == expected
+            assert peers.waiting(self.mesh.db.conn, peer_id) >= bool(expected)
+
+    @invariant()
+    def one_reply_reaches_the_asker(self):
+        """Heard already, or on its way in the mailbox: exactly once. Nobody but a waiter hears for the stranger."""
+        for cid, one in self.asked.items():
+            if one.asker == "stranger" or one.closed in ("forgotten", None):
+                assert len(one.heard) <= 1
+                continue
+            query = "SELECT count(*) FROM deliveries WHERE trace = ? AND kind = 'notify' AND state = 'queued'"
+            coming = self.mesh.db.conn.execute(query, (cid,)).fetchone()[0]
+            told = one.reply is not None or one.closed in ("failed", "expired")
+            assert len(one.heard) + coming == int(told), (cid, one)
+            assert one.reply is None or one.heard in ([], [one.reply])
+
+
+TestLifeOfAsks = LifeOfAsks.TestCase
+TestLifeOfAsks.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
