@@ -747,13 +747,14 @@ class Connection:
         while True:
             try:
                 await self.client.ack(correlation_id, message=reply, from_peer=self.peer_id)
-            except (DaemonConnectionError, DaemonTimeoutError) as exc:
+            except DaemonError as exc:
+                # 503 says that nothing was kept, for now: a full disk, a daemon that stops
+                if isinstance(exc, DaemonHTTPError) and exc.status != 503:
+                    log.warning("%s: the reply to %s was refused: %s", self.display_name, correlation_id, exc)
+                    return
                 log.info("%s: the reply to %s waits: %s", self.display_name, correlation_id, exc)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LONGEST_DELAY_SECONDS)
-            except DaemonHTTPError as exc:
-                log.warning("%s: the reply to %s was refused: %s", self.display_name, correlation_id, exc)
-                return
             else:
                 return
 

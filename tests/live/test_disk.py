@@ -1,5 +1,6 @@
 """The disk: a 2xx follows the sync of what it promises, and a disk that is full or damaged is said in clear words."""
 
+import asyncio
 import concurrent.futures
 import http.client
 import json
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 from conftest import DEADLINE_SECONDS, Live, until
+
+from repowire.async_client import AsyncRepowireClient, DaemonError, Message
 
 pytestmark = pytest.mark.live
 
@@ -437,3 +440,31 @@ def test_a_home_that_cannot_be_written_is_refused_in_one_line(used: Live) -> Non
         subprocess.run(["umount", "-l", str(used.home)], check=True)
     used.start()
     assert len(drained(used, "ann")) == 20
+
+
+async def test_a_reply_that_a_full_disk_refused_is_given_again(small_disk: Live) -> None:
+    """503 says that nothing was kept and to try again: who was asked does, and the asker gets his answer."""
+    live = small_disk.start()
+    live.post("/peers", name="ann", path="/srv/ann")
+    refused = asyncio.Event()
+    reply = "x" * 60_000
+
+    class Client(AsyncRepowireClient):
+        async def request(self, *arguments: Any, **more: Any) -> Any:
+            try:
+                return await super().request(*arguments, **more)
+            except DaemonError:
+                refused.set()
+                raise
+
+    def answer(message: Message) -> str:
+        fill(live.home)
+        return reply
+
+    async with Client(home=live.home) as client:
+        async with client.connect("ben", handler=answer, path="/srv/ben"):
+            correlation_id = (await client.ask("ben", "ready?", from_peer="ann")).correlation_id
+            await asyncio.wait_for(refused.wait(), DEADLINE_SECONDS)
+            (live.home / "ballast").unlink()
+            waited = await client.wait_ask(correlation_id, timeout_seconds=10)
+    assert (waited.status, waited.reply) == ("resolved", reply)
