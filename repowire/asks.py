@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import deliveries, peers, wire
+from repowire import callers, deliveries, mailboxes, peers, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import forbidden, gone, malformed, not_found, unavailable
@@ -433,7 +433,7 @@ async def post_ask(request: web.Request) -> web.Response:
     )
     with mesh.change() as change:
         ask, delivery = open_ask(change, mesh, draft)
-    delivery = await deliveries.written(mesh, delivery)
+    delivery = await mailboxes.written(mesh, delivery)
     return wire.reply(
         {
             "correlation_id": ask.correlation_id,
@@ -448,8 +448,8 @@ async def post_ask(request: web.Request) -> web.Response:
 
 def _speaker(mesh: Mesh, request: web.Request, body: wire.Body) -> str:
     """Who sends: the named peer, the agent that calls, or the human."""
-    spoken = peers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
-    return spoken if spoken is not None else peers.human(mesh).peer_id
+    spoken = callers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
+    return spoken if spoken is not None else callers.human(mesh).peer_id
 
 
 async def post_ack(request: web.Request) -> web.Response:
@@ -457,7 +457,7 @@ async def post_ack(request: web.Request) -> web.Response:
     body = await wire.read(request)
     correlation_id = body.text("correlation_id", max_chars=64)
     reply = Reply(body.optional_text("message", max_chars=MAX_TEXT_CHARS) or None, tuple(body.records("attachments")))
-    caller = peers.calling(mesh, request)
+    caller = callers.calling(mesh, request)
     with mesh.change() as change:
         ask = load(change.db, correlation_id)
         if caller is not None and caller.peer_id != ask.to_peer_id:
@@ -466,7 +466,7 @@ async def post_ack(request: web.Request) -> web.Response:
             )
         delivery = ack(change, mesh, correlation_id, reply)
     if delivery is not None:
-        return wire.reply({"ok": True, **deliveries.standing(await deliveries.written(mesh, delivery))})
+        return wire.reply({"ok": True, **deliveries.standing(await mailboxes.written(mesh, delivery))})
     return wire.reply({"ok": True})
 
 
@@ -482,7 +482,7 @@ async def get_pending(request: web.Request) -> web.Response:
     peer = peers.by_pane(db, pane_id) if pane_id else peers.resolve(db, name or "")
     if peer is None:
         raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
-    peers.may_read(mesh, request, peer)
+    callers.may_read(mesh, request, peer)
     most = wire.whole(request, "limit", default=PENDING_MOST)
     found = list_open(db, peer.peer_id, direction, most + 1, wire.cursor(request))
     return wire.reply(
@@ -509,9 +509,9 @@ async def get_history(request: web.Request) -> web.Response:
     state = wire.word(request, "state", ("open", "closed", "answered"))
     most, before = wire.whole(request, "limit", default=50), wire.cursor(request)
     name = request.query.get("peer_id")
-    peer = peers.resolve(mesh.db.conn, name) if name else peers.calling(mesh, request)  # an agent sees its own
+    peer = peers.resolve(mesh.db.conn, name) if name else callers.calling(mesh, request)  # an agent sees its own
     if peer is not None:
-        peers.may_read(mesh, request, peer)
+        callers.may_read(mesh, request, peer)
     where, facts = ["seq < :before"], {"before": before if before is not None else 2**62, "most": most + 1}
     if peer is not None:
         side = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}
@@ -551,7 +551,7 @@ async def post_wait(request: web.Request) -> web.Response:
 
 
 def _may_wait(mesh: Mesh, request: web.Request, body: wire.Body, ask: Ask) -> None:
-    asker = peers.spoken_for(mesh, request, body.optional_text("peer_id", max_chars=128))
+    asker = callers.spoken_for(mesh, request, body.optional_text("peer_id", max_chars=128))
     if asker not in (None, ask.from_peer, ask.from_peer_id):
         raise forbidden(
             "not_the_asker",

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import certificates, peers, presence, wire
+from repowire import callers, certificates, peers, presence, wire
 from repowire.errors import conflict, forbidden, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
@@ -289,7 +289,7 @@ async def post_peer(request: web.Request) -> web.Response:
 
 def may_claim(mesh: Mesh, request: web.Request, claim: Claim) -> None:
     """An agent does not make itself the human: that role answers approvals (wire.md 16, row 27)."""
-    if claim.role == HUMAN and peers.calling(mesh, request) is not None:
+    if claim.role == HUMAN and callers.calling(mesh, request) is not None:
         raise forbidden("role_human", "an agent cannot register as the human; use role agent or service")
 
 

@@ -5,7 +5,6 @@ uses one guarded UPDATE, `lease`; every receipt comes through one door, `receipt
 what was sent and not receipted is `leased`, past its lease `unknown`, and what is unknown is never sent again.
 """
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -14,9 +13,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import peers, wire
+from repowire import callers, peers, wire
 from repowire.clock import new_id
-from repowire.doors import Door
 from repowire.errors import malformed, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
 from repowire.protocol import EXPIRED, FAILED, HELD, HINT, LEASED, QUEUED, UNKNOWN
@@ -24,8 +22,6 @@ from repowire.protocol import EXPIRED, FAILED, HELD, HINT, LEASED, QUEUED, UNKNO
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
-LATE_SECONDS = 0.02  # how long a receipt may wait to be noted together with its neighbours
-WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
 RETRY_MOST_SECONDS = 60.0
 MAX_BATCH = 1000
 
@@ -182,12 +178,12 @@ def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:
     To be told after the event that the message came of, since a trace is read in that order.
     """
     if delivery.state == QUEUED and delivery.reason is not None:
-        _tell(change, "queued", delivery, delivery.reason)
+        say(change, "queued", delivery, delivery.reason)
     elif delivery.state == LEASED and leased:
-        _tell(change, "leased", delivery, by=delivery.leased_by)
+        say(change, "leased", delivery, by=delivery.leased_by)
 
 
-def _tell(change: Change, word: str, delivery: Delivery, reason: str | None = None, **facts: Any) -> None:
+def say(change: Change, word: str, delivery: Delivery, reason: str | None = None, **facts: Any) -> None:
     _note(change, word, delivery.delivery_id, delivery.trace, delivery.peer_id, reason=reason, **facts)
 
 
@@ -206,7 +202,7 @@ def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Deli
     ).fetchall()
     leased = sorted((Delivery(*row) for row in rows), key=lambda one: one.seq)
     for delivery in leased:
-        _tell(change, "leased", delivery, by=holder)
+        say(change, "leased", delivery, by=holder)
     return leased
 
 
@@ -224,7 +220,7 @@ def release(change: Change, unwritten: Sequence[Delivery], reason: str) -> None:
     """Back into the mailbox, in its old place: leased, and provably never written."""
     for delivery in unwritten:
         if _move(change, delivery, (LEASED,), QUEUED, reason):
-            _tell(change, "queued", delivery, reason)
+            say(change, "queued", delivery, reason)
             _mail(change, delivery.peer_id)
 
 
@@ -249,32 +245,14 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
         door.receipted(delivery_id)
     if status == "injected":
         if change.db.execute(_HANDED, (change.now, delivery_id)).rowcount == 1:
-            _tell(change, "handed", delivery, by="pane" if door is not None and door.pane else "socket")
+            say(change, "handed", delivery, by="pane" if door is not None and door.pane else "socket")
             change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
     elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
-        _tell(change, "held", delivery, detail or status, status=status)
+        say(change, "held", delivery, detail or status, status=status)
         change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
         if door is not None:
             door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0 ** min(delivery.attempts, 10))
             _mail(change, peer_id)
-
-
-def injected(mesh: Mesh, door: Door, delivery_id: str) -> bool:
-    """The receipt that comes for nearly every message: noted together with its neighbours, soon.
-
-    False when the door knows of no such delivery, which `receipt` then looks up. A crash before it is noted leaves a
-    weaker word than the truth, never a stronger one.
-    """
-    trace = door.receipted(delivery_id)
-    if trace is None:
-        return False
-    receipts = mesh.doors.receipts
-    receipts.append((delivery_id, trace, door))
-    if not mesh.shared:
-        note_receipts(mesh)
-    elif len(receipts) == 1:
-        asyncio.get_running_loop().call_later(LATE_SECONDS, note_receipts, mesh)
-    return True
 
 
 def note_receipts(mesh: Mesh) -> None:
@@ -314,7 +292,7 @@ def cancel(change: Change, delivery_id: str, reason: str) -> None:
     """What still waits in the mailbox is not sent; what left already stays what it is."""
     delivery = find(change.db, delivery_id)
     if delivery and _move(change, delivery, (QUEUED, HELD), FAILED, reason, closed_at=change.now):
-        _tell(change, "failed", delivery, reason)
+        say(change, "failed", delivery, reason)
 
 
 def _move(
@@ -333,7 +311,7 @@ def _move(
 def unknown(change: Change, delivery: Delivery, reason: str) -> None:
     """Sent, and nothing proves that it arrived: never sent again."""
     if _move(change, delivery, (LEASED,), UNKNOWN, reason):
-        _tell(change, "unknown", delivery, reason)
+        say(change, "unknown", delivery, reason)
         door = change.mesh.doors.of(delivery.peer_id)
         if door is not None:
             door.receipted(delivery.delivery_id)
@@ -348,122 +326,7 @@ def lost(change: Change, peer_id: str, holder: str) -> None:
         unknown(change, Delivery(*row), "the socket closed before a receipt came")
 
 
-# -- loops -------------------------------------------------------------------
-
-
-async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
-    """The one worker of a door: first what waits in the mailbox, then what is put into the door, in order.
-
-    Ends with ConnectionResetError when the way ends; what was leased and provably not written goes back.
-    """
-    unwritten = door.unwritten
-    try:
-        if door.remembers:
-            with mesh.change() as change:
-                again = take_again(change, door.peer_id, door.holder)
-            door.in_flight.update((one.delivery_id, one.trace) for one in again)
-            await mesh.on_disk()
-            await _write(mesh, door, again, hand)  # written once before: never released for another taker
-        while True:
-            if door.clear or door.items:
-                unwritten += _all_in(door)
-                await mesh.db.on_disk()
-            elif (left := door.retry_at - mesh.clock.now()) > 0:
-                await door.nudge.wait(left)
-            elif door.room(WINDOW) > 0:
-                unwritten += _lease_for(mesh, door)
-                await mesh.on_disk()
-            else:
-                await door.nudge.wait()
-            if unwritten:
-                await _write(mesh, door, unwritten, hand)
-            elif door.clear and not door.items:
-                await door.nudge.wait()
-    finally:
-        _shut(mesh, door)
-
-
-def _all_in(door: Door) -> list[Delivery]:
-    taken = list(door.items)
-    door.items.clear()
-    return taken
-
-
-def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
-    """The next of the mailbox; when nothing is left there the door is clear."""
-    most = door.room(WINDOW) if door.remembers else 1
-    with mesh.change() as change:
-        found = lease(change, door.peer_id, door.holder, most)
-        door.clear = not found
-    if door.receipts:
-        door.in_flight.update((one.delivery_id, one.trace) for one in found)
-    return found
-
-
-async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> None:
-    """Hand over a batch whose lease is on the disk; each that is written leaves the batch."""
-    while batch:
-        delivery = door.in_hand = batch.pop(0)  # while it is being written nothing proves that it was not
-        if not await hand(delivery):
-            batch.insert(0, delivery)
-            raise ConnectionResetError("the way ended")
-        door.in_hand = None
-        trace = None if delivery.trace == delivery.delivery_id else delivery.trace
-        mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
-        mesh.bus.publish(_written_topic(delivery.delivery_id))
-
-
-def stall(mesh: Mesh, door: Door) -> None:
-    """The far end does not read: nobody waits for what stands before it any more, and new mail queues."""
-    door.stalled, door.clear = True, False
-    _wake(mesh, door)
-
-
-def _wake(mesh: Mesh, door: Door) -> None:
-    """Whoever waits for something in the door looks at it now."""
-    for waiting in (door.in_hand, *door.unwritten, *door.items):
-        if waiting is not None:
-            mesh.bus.publish(_written_topic(waiting.delivery_id))
-
-
-def _shut(mesh: Mesh, door: Door) -> None:
-    """The worker ends: nothing goes into the door any more, and what did not leave it goes back."""
-    mesh.doors.close(door)
-    mesh.commit()  # what was leased to the door in this turn is put into it now
-    door.stalled = True  # for who still waits: it was not written
-    _wake(mesh, door)
-    unwritten = door.unwritten + _all_in(door)
-    with mesh.change() as change:
-        take_receipts(change)
-        if unwritten:
-            release(change, unwritten, "way_closed")
-        if not door.remembers:
-            lost(change, door.peer_id, door.holder)
-        if door.handed_at is not None:
-            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (door.handed_at, door.peer_id))
-
-
-async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
-    """Wait until a message for a reachable peer is written to its transport, so that the reply may say so.
-
-    A peer that does not read, or has much to read first, is not waited for longer than WRITE_SECONDS: the message stays
-    in the mailbox and the reply says that.
-    """
-    door = mesh.doors.of(delivery.peer_id)
-    if door is None:
-        await mesh.committed()
-        return delivery
-    with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
-        # Straight through: the worker writes it, stalls or ends, and rings in each case.
-        rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
-    await mesh.committed()
-    if rung and not door.stalled:
-        return delivery._replace(state=LEASED, reason=None)
-    return delivery._replace(state=QUEUED, reason="slow_reader")
-
-
-def _written_topic(delivery_id: str) -> str:
-    return f"written:{delivery_id}"
+# -- loop --------------------------------------------------------------------
 
 
 def at_start(mesh: Mesh) -> None:
@@ -494,7 +357,7 @@ def tick(mesh: Mesh) -> float:
                 unknown(change, Delivery(*row), "no receipt came within the lease")
             for row in late:
                 if _move(change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now):
-                    _tell(change, "expired", Delivery(*row), "nobody fetched it in time")
+                    say(change, "expired", Delivery(*row), "nobody fetched it in time")
     return 0.0 if len(stale) == 500 or len(late) == 500 else _next(mesh, now, lease_seconds)
 
 
@@ -557,11 +420,11 @@ async def get_pending(request: web.Request) -> web.Response:
         peer = peers.by_pane(change.db, pane_id) if pane_id else peers.resolve(change.db, name or "")
         if peer is None:
             raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
-        peers.may_read(mesh, request, peer)
+        callers.may_read(mesh, request, peer)
         taken = lease(change, peer.peer_id, "poll", max(0, most))
         for delivery in taken:
             change.db.execute(_HANDED, (change.now, delivery.delivery_id))
-            _tell(change, "handed", delivery, by="poll")
+            say(change, "handed", delivery, by="poll")
     await mesh.on_disk()
     return wire.reply({"deliveries": [_drained(delivery) for delivery in taken]})
 

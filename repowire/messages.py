@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import deliveries, peers, wire
+from repowire import callers, deliveries, mailboxes, peers, wire
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal
 from repowire.mesh import MESH, Change, Mesh
@@ -75,9 +75,9 @@ _REFUSED = {404: ("not_found", "unknown_peer"), 409: ("conflict", "ambiguous_pee
 async def post_notify(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     body = await wire.read(request)
-    from_peer = peers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
+    from_peer = callers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
     note = Note(
-        from_peer=from_peer if from_peer is not None else peers.human(mesh).peer_id,
+        from_peer=from_peer if from_peer is not None else callers.human(mesh).peer_id,
         to_peer=body.text("to_peer"),
         text=body.text("text", max_chars=MAX_TEXT_CHARS),
         circle=body.optional_identifier("circle"),
@@ -89,7 +89,7 @@ async def post_notify(request: web.Request) -> web.Response:
             delivery, sender, target = notify(change, mesh, note)
     except Refusal as refusal:
         raise _flat(mesh, refusal, note) from None
-    delivery = await deliveries.written(mesh, delivery)
+    delivery = await mailboxes.written(mesh, delivery)
     return wire.reply(_accepted(delivery, sender, target, note))
 
 

@@ -314,12 +314,6 @@ def keep_for_human(change: Change, wanted: str, role: str) -> None:
         ensure_human(change)
 
 
-def human(mesh: Mesh) -> Peer:
-    """The human's peer, for a caller who is nobody else."""
-    with mesh.change() as change:
-        return ensure_human(change)
-
-
 # -- rules: how they fare ----------------------------------------------------
 
 
@@ -402,38 +396,6 @@ def update(
         (turn_state, model, details, change.now, peer.peer_id),
     )
     change.record("peer.changed", peer_id=peer.peer_id, turn_state=turn_state, model=model)
-
-
-# -- rules: who is calling ---------------------------------------------------
-
-
-def calling(mesh: Mesh, request: web.Request) -> Peer | None:
-    """The agent on whose behalf a Unix socket caller speaks: it descends from that agent's process. None: the human."""
-    for pid, started in mesh.auth.lineage(request):
-        if (peer := by_process(mesh.db.conn, pid, started)) is not None:
-            return peer
-    return None
-
-
-def spoken_for(mesh: Mesh, request: web.Request, named_peer: str | None) -> str | None:
-    """The `from_peer` to use: the caller's own where it is an agent (naming another is 403), else what was named."""
-    peer = calling(mesh, request)
-    if peer is None:
-        return named_peer
-    if named_peer not in (None, peer.peer_id, peer.display_name):
-        raise forbidden(
-            "not_your_peer",
-            f"you are {peer.display_name} ({peer.peer_id}): leave from_peer out, or name yourself",
-            peer_id=peer.peer_id,
-        )
-    return peer.peer_id
-
-
-def may_read(mesh: Mesh, request: web.Request, peer: Peer) -> None:
-    """403 when one agent would read or take what is another's."""
-    reader = calling(mesh, request)
-    if reader is not None and reader.peer_id != peer.peer_id:
-        raise forbidden("not_your_peer", f"you are {reader.display_name}; this is {peer.display_name}'s")
 
 
 # -- loop --------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from repowire import asks, claims, deliveries, peers, presence, wire
+from repowire import asks, claims, deliveries, mailboxes, peers, presence, wire
 from repowire.auth import ADMITTED, caller
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -87,9 +87,7 @@ class Socket:
         return True
 
     async def _hand_slowly(self, text: str) -> None:
-        stalling = asyncio.get_running_loop().call_later(
-            deliveries.WRITE_SECONDS, deliveries.stall, self.mesh, self.door
-        )
+        stalling = asyncio.get_running_loop().call_later(mailboxes.WRITE_SECONDS, mailboxes.stall, self.mesh, self.door)
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ws.send_str(text)
@@ -204,7 +202,7 @@ async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
 async def _mailbox(mesh: Mesh, socket: Socket) -> None:
     """The worker of the mailbox; the end of the socket is the end of it, and no failure."""
     try:
-        await deliveries.serve(mesh, socket.door, socket.hand)
+        await mailboxes.serve(mesh, socket.door, socket.hand)
     except (ConnectionError, Refusal) as gone:
         log.debug("the mailbox of %s: %s", socket.peer_id, gone)
         socket.abort()
@@ -312,7 +310,7 @@ async def _listen(mesh: Mesh, socket: Socket) -> None:
         kind = frame.get("type")
         if kind == "delivery_ack" and frame.get("status") == "injected":
             delivery_id = frame.get("delivery_id")
-            if isinstance(delivery_id, str) and deliveries.injected(mesh, socket.door, delivery_id):
+            if isinstance(delivery_id, str) and mailboxes.injected(mesh, socket.door, delivery_id):
                 continue
         rule = FRAMES.get(kind) if isinstance(kind, str) else None
         if rule is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from conftest import until_async
 
-from repowire import claims, deliveries
+from repowire import claims, deliveries, mailboxes
 from repowire.claims import Claim
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -233,7 +233,7 @@ class Way:
     def __init__(self, mesh: Mesh, ben, far: Far, holder: str = "socket:a", *, remembers: bool = False) -> None:
         self.door = Door(ben.peer_id, holder, receipts=remembers, remembers=remembers)
         mesh.doors.open(self.door)
-        self.task = asyncio.create_task(deliveries.serve(mesh, self.door, far.hand))
+        self.task = asyncio.create_task(mailboxes.serve(mesh, self.door, far.hand))
 
     async def until_clear(self) -> None:
         await until_async(lambda: self.door.clear and not self.door.items)
@@ -319,7 +319,7 @@ async def test_no_more_than_a_window_goes_ahead_of_the_receipts(turns):
     for n, one in enumerate(sent):
         await until_async(lambda n=n: len(far.got) > n)
         assert len(far.got) <= n + deliveries.WINDOW
-        assert deliveries.injected(turns, way.door, one.delivery_id)
+        assert mailboxes.injected(turns, way.door, one.delivery_id)
     await until_async(lambda: len(far.got) == len(sent))
     assert far.got == [f"{n}" for n in range(len(sent))]
     await way.end()

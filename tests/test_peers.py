@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from repowire import claims, deliveries, peers, presence
+from repowire import callers, claims, deliveries, peers, presence
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -148,11 +148,11 @@ async def test_a_silent_live_peer_is_not_reaped(mesh, clock):
 
 
 async def test_the_human_stays(mesh, clock):
-    human = peers.human(mesh)
+    human = callers.human(mesh)
     go(mesh, human)
     clock.advance(10 * mesh.config.daemon.peer_reap_ttl_seconds)
     peers.tick(mesh)
-    assert peers.human(mesh).peer_id == human.peer_id
+    assert callers.human(mesh).peer_id == human.peer_id
 
 
 async def test_who_died_while_the_daemon_was_away_is_retired_at_the_next_look(mesh):

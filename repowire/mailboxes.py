@@ -1,0 +1,160 @@
+"""Mailboxes: how what waits for a peer, and what comes now, leaves through its open door, in order and once.
+
+One worker a door: it leases, waits for the disk, and writes. What it wrote without a receipt is never written again
+through a door that remembers nothing; what it provably did not write goes back into the mailbox.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from repowire import deliveries
+from repowire.deliveries import WINDOW, Delivery
+from repowire.doors import Door
+from repowire.mesh import Mesh
+from repowire.protocol import LEASED, QUEUED
+
+LATE_SECONDS = 0.02  # how long a receipt may wait to be noted together with its neighbours
+WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
+
+Hand = Callable[[Delivery], Awaitable[bool]]  # write one delivery; False when the way ended before it was written
+
+# -- the worker ----------------------------------------------------------------
+
+
+async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
+    """The one worker of a door: first what waits in the mailbox, then what is put into the door, in order.
+
+    Ends with ConnectionResetError when the way ends; what was leased and provably not written goes back.
+    """
+    unwritten = door.unwritten
+    try:
+        if door.remembers:
+            with mesh.change() as change:
+                again = deliveries.take_again(change, door.peer_id, door.holder)
+            door.in_flight.update((one.delivery_id, one.trace) for one in again)
+            await mesh.on_disk()
+            await _write(mesh, door, again, hand)  # written once before: never released for another taker
+        while True:
+            if door.clear or door.items:
+                unwritten += _all_in(door)
+                await mesh.db.on_disk()
+            elif (left := door.retry_at - mesh.clock.now()) > 0:
+                await door.nudge.wait(left)
+            elif door.room(WINDOW) > 0:
+                unwritten += _lease_for(mesh, door)
+                await mesh.on_disk()
+            else:
+                await door.nudge.wait()
+            if unwritten:
+                await _write(mesh, door, unwritten, hand)
+            elif door.clear and not door.items:
+                await door.nudge.wait()
+    finally:
+        _shut(mesh, door)
+
+
+def _all_in(door: Door) -> list[Delivery]:
+    taken = list(door.items)
+    door.items.clear()
+    return taken
+
+
+def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
+    """The next of the mailbox; when nothing is left there the door is clear."""
+    most = door.room(WINDOW) if door.remembers else 1
+    with mesh.change() as change:
+        found = deliveries.lease(change, door.peer_id, door.holder, most)
+        door.clear = not found
+    if door.receipts:
+        door.in_flight.update((one.delivery_id, one.trace) for one in found)
+    return found
+
+
+async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> None:
+    """Hand over a batch whose lease is on the disk; each that is written leaves the batch."""
+    while batch:
+        delivery = door.in_hand = batch.pop(0)  # while it is being written nothing proves that it was not
+        if not await hand(delivery):
+            batch.insert(0, delivery)
+            raise ConnectionResetError("the way ended")
+        door.in_hand = None
+        trace = None if delivery.trace == delivery.delivery_id else delivery.trace
+        mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
+        mesh.bus.publish(_written_topic(delivery.delivery_id))
+
+
+def stall(mesh: Mesh, door: Door) -> None:
+    """The far end does not read: nobody waits for what stands before it any more, and new mail queues."""
+    door.stalled, door.clear = True, False
+    _wake(mesh, door)
+
+
+def _wake(mesh: Mesh, door: Door) -> None:
+    """Whoever waits for something in the door looks at it now."""
+    for waiting in (door.in_hand, *door.unwritten, *door.items):
+        if waiting is not None:
+            mesh.bus.publish(_written_topic(waiting.delivery_id))
+
+
+def _shut(mesh: Mesh, door: Door) -> None:
+    """The worker ends: nothing goes into the door any more, and what did not leave it goes back."""
+    mesh.doors.close(door)
+    mesh.commit()  # what was leased to the door in this turn is put into it now
+    door.stalled = True  # for who still waits: it was not written
+    _wake(mesh, door)
+    unwritten = door.unwritten + _all_in(door)
+    with mesh.change() as change:
+        deliveries.take_receipts(change)
+        if unwritten:
+            deliveries.release(change, unwritten, "way_closed")
+        if not door.remembers:
+            deliveries.lost(change, door.peer_id, door.holder)
+        if door.handed_at is not None:
+            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (door.handed_at, door.peer_id))
+
+
+async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
+    """Wait until a message for a reachable peer is written to its transport, so that the reply may say so.
+
+    A peer that does not read, or has much to read first, is not waited for longer than WRITE_SECONDS: the message stays
+    in the mailbox and the reply says that.
+    """
+    door = mesh.doors.of(delivery.peer_id)
+    if door is None:
+        await mesh.committed()
+        return delivery
+    if delivery.state == QUEUED and (door.stalled or door.room(WINDOW) <= 0 or door.retry_at > mesh.clock.now()):
+        await mesh.committed()  # its turn is not soon, and nothing is gained by waiting for it
+        return delivery
+    with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
+        # Straight through: the worker writes it, stalls or ends, and rings in each case.
+        rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
+    await mesh.committed()
+    if rung and not door.stalled:
+        return delivery._replace(state=LEASED, reason=None)
+    return delivery._replace(state=QUEUED, reason="slow_reader")
+
+
+def _written_topic(delivery_id: str) -> str:
+    return f"written:{delivery_id}"
+
+
+# -- receipts ------------------------------------------------------------------
+
+
+def injected(mesh: Mesh, door: Door, delivery_id: str) -> bool:
+    """The receipt that comes for nearly every message: noted together with its neighbours, soon.
+
+    False when the door knows of no such delivery, which `receipt` then looks up. A crash before it is noted leaves a
+    weaker word than the truth, never a stronger one.
+    """
+    trace = door.receipted(delivery_id)
+    if trace is None:
+        return False
+    receipts = mesh.doors.receipts
+    receipts.append((delivery_id, trace, door))
+    if not mesh.shared:
+        deliveries.note_receipts(mesh)
+    elif len(receipts) == 1:
+        asyncio.get_running_loop().call_later(LATE_SECONDS, deliveries.note_receipts, mesh)
+    return True
