@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from repowire.config import sync_file, sync_folder
 
 NAME = re.compile(r"trace-(\d{6,})\.jsonl")
+RING_BYTES = 8 << 20  # of lines kept in memory; a line may hold a text of 64,000 characters, and 4,096 of them 256 MB
 RESERVED = frozenset(("seq", "at", "kind"))
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -74,7 +75,8 @@ class Ledger:
         self.cut_bytes = 0
         self._segment_bytes = segment_bytes
         self._segments: list[Segment] = []  # by number; the current one joins with its first line
-        self._ring: deque[Line] = deque(maxlen=ring)  # every line newer than `_floor`
+        self._ring: deque[tuple[Line, int]] = deque()  # every line newer than `_floor`, and its bytes
+        self._ring_lines, self._ring_bytes = ring, 0
         self._write_failure: str | None = None
         self._sync_failure: str | None = None
         self._torn = False  # a piece of a line stands at the end and could not be cut
@@ -128,14 +130,22 @@ class Ledger:
     def _remember(self, lines: list[Line], size: int) -> None:
         """What was just written: the newest lines, and where the segment ends now."""
         ring = self._ring
-        for line in lines:
-            if len(ring) == ring.maxlen:
-                self._floor = ring[0].seq
-            ring.append(line)
+        for number, line in enumerate(lines, 1):
+            length = (lines[number].offset if number < len(lines) else size) - line.offset
+            ring.append((line, length))
+            self._ring_bytes += length
+        while len(ring) > self._ring_lines or self._ring_bytes > RING_BYTES:
+            self._forget()
         if not lines[0].offset:
             self._segments.append(Segment(lines[0].segment, lines[0].seq, lines[0].at, 0))
         self._size = self._segments[-1].size = size
         self._segments[-1].newest_at = lines[-1].at
+
+    def _forget(self) -> None:
+        """Drop the oldest line from the memory."""
+        line, length = self._ring.popleft()
+        self._floor = line.seq
+        self._ring_bytes -= length
 
     def _cut_back(self) -> None:
         self._torn = True
@@ -204,8 +214,8 @@ class Ledger:
                 os.unlink(self._path(oldest.number))
             total -= oldest.size
             removed.append(self._segments.pop(0).number)
-        while removed and self._ring and self._ring[0].seq < self.first:
-            self._floor = self._ring.popleft().seq
+        while removed and self._ring and self._ring[0][0].seq < self.first:
+            self._forget()
         return removed
 
     def close(self) -> None:
@@ -262,7 +272,7 @@ class Ledger:
 
     def _after_in_ring(self, seq: int, limit: int) -> list[Line]:
         lines = []
-        for line in reversed(self._ring):
+        for line, _ in reversed(self._ring):
             if line.seq <= seq:
                 break
             lines.append(line)
