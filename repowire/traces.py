@@ -48,15 +48,19 @@ def trace_of(line: Line) -> str | None:
 
 def catch_up(mesh: Mesh, most: int = PAGE) -> bool:
     """Index the next lines; True when there are more."""
-    mark = mesh.db.conn.execute("SELECT seq FROM trace_mark").fetchone()[0]
+    mark = mesh.db.conn.execute("SELECT coalesce(max(seq), 0) FROM trace_mark").fetchone()[0]
     if mark >= mesh.ledger.last:
         return False
     lines = mesh.ledger.after(mark, most)
     rows = [(trace, line.seq, line.segment, line.offset) for line in lines if (trace := trace_of(line))]
+    # what was indexed of numbers that a power cut took: other lines stand at their places now
+    lost = [(line.facts["first"], line.facts["last"]) for line in lines if line.kind == "ledger.gap"]
     with mesh.change() as change:
         db = change.db
+        db.executemany("DELETE FROM trace_lines WHERE seq BETWEEN ? AND ?", lost)
         db.executemany("INSERT OR REPLACE INTO trace_lines VALUES (?, ?, ?, ?)", rows)
-        db.execute("UPDATE trace_mark SET seq = ?", (lines[-1].seq if lines else mesh.ledger.last,))
+        newest = lines[-1].seq if lines else mesh.ledger.last
+        db.execute("INSERT OR REPLACE INTO trace_mark (rowid, seq) VALUES (1, ?)", (newest,))
     return bool(lines) and lines[-1].seq < mesh.ledger.last
 
 
@@ -158,13 +162,15 @@ async def get_events(request: web.Request) -> web.Response:
     ledger = request.app[MESH].ledger
     most = wire.whole(request, "limit", default=WINDOW)
     since = request.query.get("since", "")
-    known = since.isascii() and since.isdigit() and len(since) < 16 and ledger.last - WINDOW <= int(since)
+    known = (
+        since.isascii() and since.isdigit() and len(since) < 16 and ledger.last - WINDOW <= int(since) <= ledger.last
+    )
     lines = ledger.after(int(since) if known else max(0, ledger.last - most), most)
     return wire.reply([as_event(line) for line in lines])
 
 
 async def get_stream(request: web.Request) -> web.StreamResponse:
-    """Server-sent events. `Last-Event-ID` or `?since=` resume without loss or repeat, `?replay=N` starts N earlier.
+    """Server-sent events. `Last-Event-ID` or `?since=` resume without loss or repeat; else `?replay=N` goes N back.
 
     A rotation of the token ends the stream that an old one opened over TCP."""
     mesh = request.app[MESH]
@@ -193,12 +199,12 @@ async def get_stream(request: web.Request) -> web.StreamResponse:
 
 
 def _start(request: web.Request, mesh: Mesh) -> int:
-    if "replay" in request.query:
-        return max(0, mesh.ledger.last - wire.whole(request, "replay", default=0, least=0, most=REPLAY_MOST))
+    newest = mesh.ledger.last
     text = request.headers.get("Last-Event-ID") or request.query.get("since")
-    if text is None:
-        return mesh.ledger.last
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else mesh.ledger.last
+    if text is None:  # a browser that reconnects sends the id and the same query: the id wins
+        return max(0, newest - wire.whole(request, "replay", default=0, least=0, most=REPLAY_MOST))
+    # an id that was never given out is of another ledger: to wait for it would lose all events until then
+    return min(int(text), newest) if text.isascii() and text.isdigit() and len(text) < 16 else newest
 
 
 def _sse(line: Line) -> str:
