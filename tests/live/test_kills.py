@@ -98,7 +98,7 @@ class Storm:
             self.came[name].append(message)
             return f"re {message.text}" if message.kind == "ask" else None
 
-        made = (await self.client(tcp=tcp)).connect(name, handler=take, path=f"/srv/{name}", concurrency=64)
+        made = (await self.client(tcp=tcp)).connect(name, handler=take, path=f"/srv/{name}")
         self.connections[name] = await self.clients.enter_async_context(made)
 
     def cut_one(self) -> None:

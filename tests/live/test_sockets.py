@@ -127,14 +127,6 @@ async def storm(live: Live, session: aiohttp.ClientSession) -> int:
     return rss_bytes(live.pid)
 
 
-WAITS_FOR_A_BACKLOG = pytest.mark.xfail(
-    strict=True,
-    reason="deliveries.written waits WRITE_SECONDS (2 s) for each message behind a mailbox that is WINDOW deep:"
-    " it is queued already, and nothing is gained by waiting",
-)
-
-
-@WAITS_FOR_A_BACKLOG
 async def test_a_post_to_a_peer_that_gives_no_receipts_answers_at_once(live: Live) -> None:
     """It reads, and gives no receipt: what is beyond the window is queued, and the answer says so without waiting."""
     async with session_of(live) as session:
@@ -214,7 +206,6 @@ async def test_what_is_not_read_off_a_socket_waits_in_the_mailbox(new_live: Call
         stuck.writer.close()
 
 
-@WAITS_FOR_A_BACKLOG
 async def test_peers_that_ask_each_other_much_do_not_wait_for_each_other(live: Live) -> None:
     """Each has more in its mailbox than it is sent at once, and each answers one after the other."""
     answered: list[str] = []
