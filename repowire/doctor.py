@@ -10,7 +10,9 @@ from repowire.mesh import MESH, Mesh
 
 def health(mesh: Mesh) -> dict[str, Any]:
     """The published fields (wire.md 1.1), and what of the stores needs attention."""
-    troubles = [f"ledger: {mesh.ledger.failure}"] if mesh.ledger.failure else []
+    failure = mesh.ledger.failure
+    # anybody may ask, so the reason is shown without the path that it begins with
+    troubles = [f"ledger: {failure.rpartition(': ')[2]}"] if failure else []
     return {
         "status": "ok",
         "version": __version__,

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import asks, peers, presence, wire
-from repowire.errors import not_found
+from repowire.errors import invalid, not_found
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
 from repowire.presence import Evidence
@@ -25,7 +25,9 @@ def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, 
     details = peer.details
     door = mesh.doors.of(peer.peer_id)
     handed_at = (door and door.handed_at) or peer.handed_at
-    receipts = RECEIPTS in (details.get("capabilities") or []) or handed_at is not None
+    capabilities = details.get("capabilities")  # the peer's own words, so of any type
+    promised = isinstance(capabilities, list) and RECEIPTS in capabilities
+    receipts = promised or handed_at is not None or peer.failed_at is not None
     pending, oldest = asks.waits_on(db, peer.peer_id)
     return {
         "peer_id": peer.peer_id,
@@ -55,9 +57,9 @@ def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, 
 
 
 def _description(mesh: Mesh, peer: Peer, now: float) -> str:
-    """A description is shown for its lifetime only (0: for ever)."""
+    """A description is shown for its lifetime only."""
     ttl = mesh.config.daemon.description_ttl_seconds
-    stale = peer.described_at is not None and ttl > 0 and now - peer.described_at > ttl
+    stale = peer.described_at is not None and now - peer.described_at > ttl
     return "" if stale else peer.description
 
 
@@ -83,6 +85,8 @@ async def get_peers(request: web.Request) -> web.Response:
     status = request.query.get("status")
     backend = wire.word(request, "backend", BACKENDS)
     path, circle = request.query.get("path"), request.query.get("circle")
+    if path is not None and "\0" in path:
+        raise invalid("path", "must not contain a NUL character")
     most = wire.whole(request, "limit", default=MOST, most=MOST)
     after = wire.cursor(request) or 0
     evidence = presence.all_evidence(mesh.db.conn)
@@ -96,6 +100,8 @@ async def get_peers(request: web.Request) -> web.Response:
         and (circle in (None, "*") or peer.circle == circle or peer.everywhere)
         and (path is None or _at(peer, path))
     ]
+    if path is not None and len(found) <= most:
+        found.sort(key=lambda peer: peer.path != path)  # wire.md 1.2: equal as text goes before equal on the disk
     shown = [info(mesh, peer, evidence.get(peer.peer_id, {})) for peer in found[:most]]
     return wire.reply({"peers": shown} | wire.page(request, found[most - 1].seq if len(found) > most else None))
 
