@@ -5,6 +5,7 @@ import base64
 import binascii
 import json
 import logging
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ class Body:
         value = self.fields.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e15:
             raise invalid(name, "must be a number of seconds")
         if value > at_most and not cap:
             raise invalid(name, f"must be at most {at_most:g} seconds", limit=at_most)
@@ -169,8 +170,12 @@ def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no JSON")
 
 
-# NaN and Infinity would come out again where no other JSON reader takes them
-decode = json.JSONDecoder(parse_constant=_no_number).decode
+def _finite(word: str) -> float:
+    return value if math.isfinite(value := float(word)) else _no_number(word)
+
+
+# NaN and Infinity (which 1e999 is too) would come out again where no other JSON reader takes them
+decode = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
 
 
 async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
@@ -282,7 +287,8 @@ def refusals(admit: Callable[[web.Request], None]) -> Middleware:
             raise
         except Exception:
             trace = new_id("err")
-            log.exception("%s: %s %s failed", trace, request.method, request.path)
+            # the path as it was sent: decoded, it could hold the end of a line
+            log.exception("%s: %s %s failed", trace, request.method, request.rel_url.raw_path)
             if STARTED in request:
                 if request.transport is not None:
                     request.transport.abort()
