@@ -105,7 +105,7 @@ def _ended(bus: Bus, pid: int, started: float) -> None:
 
 def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     """Every route of every concern behind the door and the one shape of refusals."""
-    app = web.Application(middlewares=[wire.refusals(auth.admit)], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()

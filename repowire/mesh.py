@@ -185,6 +185,7 @@ class Mesh:
         if turn is not None:
             await turn.over.wait()
             if turn.lost is not None:
+                _MINE.set(None)  # told once: a later request of the same connection is not answered for it
                 raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
 
     async def on_disk(self) -> None:
@@ -243,7 +244,10 @@ Tick = Callable[[Mesh], float]
 
 
 async def settle(request: web.Request, response: web.StreamResponse) -> None:
-    """on_response_prepare: no header of an unsafe request leaves before what was committed is on the disk."""
+    """No header of an unsafe request leaves before what was committed is on the disk.
+
+    The middleware awaits it, where a loss can still become a refusal, and on_response_prepare, which streams pass too.
+    """
     if request.method in ("GET", "HEAD"):
         return
     route = request.match_info.route.resource

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,8 @@ log = logging.getLogger("repowire")
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")  # what fits into SQLite's integers
 MAX_DEPTH = 32  # of objects and lists in what is stored as a whole, such as metadata
+
+Settle = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 # The response whose headers have left already, so that no other one can be sent
 STARTED = web.RequestKey("started", web.StreamResponse)
@@ -266,8 +268,10 @@ def _from_aiohttp(failure: web.HTTPException) -> Refusal:
     return Refusal(failure.status, "bad_request", failure.text or failure.reason)
 
 
-def refusals(admit: Callable[[web.Request], None]) -> Middleware:
+def refusals(admit: Callable[[web.Request], None], settle: Settle | None = None) -> Middleware:
     """The one middleware: whom `admit` refuses gets no further, and every refusal and failure has the one shape.
+
+    `settle` awaits what must be on the disk before the reply.
 
     One for both, since each costs a coroutine a request. A failure of ours is logged with the id that it shows.
     """
@@ -276,7 +280,10 @@ def refusals(admit: Callable[[web.Request], None]) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             admit(request)
-            return await handler(request)
+            response = await handler(request)
+            if settle is not None:
+                await settle(request, response)
+            return response
         except Refusal as refusal:
             return _response(refusal)
         except web.HTTPException as failure:

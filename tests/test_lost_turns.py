@@ -1,0 +1,84 @@
+"""mesh.settle and wire.refusals: what was lost is answered as such, and no 2xx leaves before the disk has it."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+
+class Trouble:
+    """`Mesh.commit` that loses one turn, as on a full disk."""
+
+    def __init__(self, mesh):
+        self.mesh, self.commit = mesh, mesh.commit
+
+    def __call__(self):
+        turn = self.mesh._turn
+        if turn is not None and turn.changes:
+            turn.broken = True
+            self.mesh.commit = self.commit
+        self.commit()
+
+
+REQUESTS = [
+    ("/peers", {"name": "ben", "path": "/src/ben"}),
+    ("/notify", {"from_peer": "x", "to_peer": "ann", "text": "hi"}),
+    ("/ask", {"from_peer": "x", "to_peer": "ann", "text": "hi", "if_offline": "queue"}),
+    ("/peers/ann/description", {"description": "x"}),
+    ("/session/update", {"peer_name": "ann", "status": "busy"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_what_was_lost_is_answered_in_the_one_shape_and_the_connection_goes_on(api, path, body):
+    await api.post("/peers", name="ann", path="/src/ann")
+    before = api.mesh.ledger.last
+    api.mesh.shared = True
+    api.mesh.commit = Trouble(api.mesh)
+    got = await api.request("POST", path, json=body)
+    assert (got.status, got.json["detail"]["error"]) == (503, "store_failed")
+    assert api.mesh.ledger.last == before
+    assert api.mesh.db.conn.execute("SELECT count(*) FROM deliveries").fetchone()[0] == 0
+    assert (await api.request("POST", "/peers/nobody/touch")).status == 404, "a loss is told once"
+    assert (await api.request("POST", path, json=body)).status == 200
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_no_reply_leaves_before_the_disk_has_what_it_says(both, monkeypatch, path, body):
+    await both.post("/peers", name="ann", path="/src/ann")
+    may_sync, on_disk = asyncio.Event(), both.mesh.db.on_disk
+
+    async def slow(*given):
+        await may_sync.wait()
+        await on_disk(*given)
+
+    monkeypatch.setattr(both.mesh.db, "on_disk", slow)
+    sent = asyncio.create_task(both.request("POST", path, json=body))
+    for _ in range(5):  # whole requests, so that the one that waits had every chance to be answered
+        await both.get("/health")
+    assert not sent.done()
+    may_sync.set()
+    assert (await sent).status == 200
+
+
+async def test_a_touch_is_forgiven_and_a_read_waits_for_nothing(both, monkeypatch):
+    await both.post("/peers", name="ann", path="/src/ann")
+
+    async def never(*_):
+        raise AssertionError("nobody was to wait for the disk")
+
+    monkeypatch.setattr(both.mesh.db, "on_disk", never)
+    assert (await both.request("POST", "/peers/ann/touch")).status == 200
+    await both.get("/peers/ann")
+
+
+async def test_a_disk_that_fails_lets_no_success_out(both, monkeypatch):
+    async def failed(*_):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(both.mesh.db, "on_disk", failed)
+    try:
+        status = (await both.request("POST", "/peers", json={"name": "ann"})).status
+    except aiohttp.ClientError:
+        status = None
+    assert status in (None, 500, 503)
