@@ -72,7 +72,7 @@ def register(change: Change, claim: Claim, *, circles: str = "one", connected: b
     """
     circle = _circle(claim, circles)
     peers.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
-    peer = _same(change, claim, circle)
+    peer = _same(change, claim, circle, connected)
     back = peer is not None
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
@@ -105,7 +105,7 @@ def _circle(claim: Claim, circles: str) -> str:
     return claim.circle or DEFAULT_CIRCLE
 
 
-def _same(change: Change, claim: Claim, circle: str) -> Peer | None:
+def _same(change: Change, claim: Claim, circle: str, connected: bool) -> Peer | None:
     """The identity that the newcomer proves to be its own, or None."""
     if claim.peer_id is not None and (peer := peers.find(change.db, claim.peer_id)) is not None:
         return peer if _proved(change, peer, claim) else None
@@ -116,7 +116,7 @@ def _same(change: Change, claim: Claim, circle: str) -> Peer | None:
     for peer in peers.at_path(change.db, claim.backend, claim.path):
         if peer.retired_at is not None and claim.agent_started is None:
             continue  # its identity ended, and nothing shows a new life
-        if _same_pane(peer, claim) or _same_name(change, peer, claim, circle):
+        if _same_pane(peer, claim) or _same_name(change, peer, claim, circle, connected):
             return peer
     return None
 
@@ -149,15 +149,23 @@ def _same_pane(peer: Peer, claim: Claim) -> bool:
     )
 
 
-def _same_name(change: Change, peer: Peer, claim: Claim, circle: str) -> bool:
+def _same_name(change: Change, peer: Peer, claim: Claim, circle: str, connected: bool) -> bool:
     """A script without a pane comes back under its name while nobody holds it: its mail is its own (wire.md 16, 8)."""
     wanted = claim.name or folder_name(claim.path)
     return (
         (peer.display_name, peer.circle) == (wanted, circle)
         and peer.pane_id is None
         and claim.pane_id is None
-        and presence.of(change.db, peer.peer_id) == presence.OFFLINE
+        and not _held(change, peer, connected)
     )
+
+
+def _held(change: Change, peer: Peer, connected: bool) -> bool:
+    """Whether somebody lives as this peer. One that only registered is no more than a word: a socket may have it."""
+    known = presence.evidence(change.db, peer.peer_id)
+    if connected and presence.SOCKET not in known and presence.PROCESS not in known:
+        return False
+    return presence.status(known) != presence.OFFLINE
 
 
 def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:

@@ -253,6 +253,8 @@ def _frame(message: aiohttp.WSMessage) -> dict[str, Any] | None:
 def _authenticate(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> None:
     if not socket.request[ADMITTED] and not mesh.auth.matches(frame.get("auth_token")):
         raise Goodbye(CLOSE_AUTHENTICATION, "Authentication failed")
+    if socket.generation < mesh.auth.generation and caller(socket.request).via == "tcp":
+        raise Goodbye(CLOSE_AUTHENTICATION, "the token was rotated")
 
 
 def _validate(frame: dict[str, Any]) -> None:

@@ -98,6 +98,12 @@ async def test_a_script_that_comes_back_without_its_id_keeps_its_mailbox(mesh):
     assert register(mesh, connected=True).peer_id == ann.peer_id
 
 
+async def test_a_script_that_registered_by_hand_connects_as_that_peer(mesh):
+    ann = register(mesh)
+    assert register(mesh, connected=True).peer_id == ann.peer_id
+    assert register(mesh, connected=True).peer_id != ann.peer_id
+
+
 async def test_the_same_runtime_session_is_the_same_peer(mesh):
     session = {"metadata": {"hook_session_id": "s-1"}}
     ann = register(mesh, path="/a", **session)

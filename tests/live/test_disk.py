@@ -261,11 +261,6 @@ def test_a_full_disk_loses_nothing_that_was_accepted(small_disk: Live, checkpoin
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="mesh.settle raises the lost turn's 503 again while the answer with that 503 is being sent (and for a"
-    " route that does not wait for its commit itself, after its handler), where no middleware shapes it",
-)
 def test_a_full_disk_is_said_in_the_one_shape(small_disk: Live) -> None:
     """503 for every way to write, and no stack trace."""
     live = small_disk.start(**MANY)

@@ -270,11 +270,6 @@ async def test_a_rotation_cuts_what_the_old_token_let_in(live: Live) -> None:
         assert (await stays.receive_json(timeout=DEADLINE_SECONDS))["text"] == "still here"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="sockets.get_ws: an upgrade that the old token let in before a rotation becomes a peer with its first frame"
-    " after it, and lives until the next nudge of Sockets.run (60 s at most)",
-)
 async def test_an_upgrade_by_the_old_token_makes_no_peer_after_a_rotation(live: Live) -> None:
     headers = {"Authorization": f"Bearer {live.token}"}
     async with aiohttp.ClientSession(f"http://127.0.0.1:{live.port}", headers=headers) as session:
