@@ -395,7 +395,7 @@ async def test_a_path_cannot_write_lines_into_the_log(api, monkeypatch, caplog):
 
     monkeypatch.setattr(peers, "resolve", fault)
     with caplog.at_level(logging.ERROR, logger="repowire"):
-        got = await api.request("GET", "/peers/a\nERROR forged")
+        got = await api.request("GET", URL("/peers/a%0AERROR%20forged", encoded=True))
     assert got.status == 500
     assert "\n" not in caplog.records[-1].getMessage()
 
