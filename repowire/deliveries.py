@@ -23,6 +23,7 @@ encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
 RETRY_MOST_SECONDS = 60.0
+KEPT_SECONDS = 24 * 3600.0
 MAX_BATCH = 1000
 
 # -- model and table ---------------------------------------------------------
@@ -43,6 +44,7 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX mailboxes ON deliveries (peer_id, seq) WHERE state IN ('queued', 'held');
 CREATE INDEX deliveries_leased ON deliveries (peer_id, leased_at) WHERE state = 'leased';
+CREATE INDEX deliveries_unknown ON deliveries (peer_id) WHERE state = 'unknown';
 CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE state IN ('queued', 'held');
 """
 ]
@@ -207,13 +209,19 @@ def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Deli
 
 
 def take_again(change: Change, peer_id: str, holder: str) -> list[Delivery]:
-    """What this very holder was given and never receipted: it remembers what it took, so the same may be sent again."""
-    rows = change.db.execute(
-        "UPDATE deliveries SET leased_at = ?, attempts = attempts + 1"
-        " WHERE peer_id = ? AND state = 'leased' AND leased_by = ? RETURNING *",
-        (change.now, peer_id, holder),
-    ).fetchall()
-    return sorted((Delivery(*row) for row in rows), key=lambda one: one.seq)
+    """What this very holder was given and never receipted: it remembers what it took, so the same may be sent again.
+
+    That holds for the unknown too: after a long stop of the daemon its lease has run out before the holder is back.
+    """
+    rows = []
+    for state in (UNKNOWN, LEASED):
+        rows += change.db.execute(
+            "UPDATE deliveries SET state = 'leased', reason = NULL, leased_at = ?, attempts = attempts + 1"
+            f" WHERE peer_id = ? AND state = '{state}' AND leased_by = ? RETURNING *",
+            (change.now, peer_id, holder),
+        ).fetchall()
+    again = {row[0]: Delivery(*row) for row in rows}  # by seq: the first update makes rows that the second finds
+    return [again[seq] for seq in sorted(again)]
 
 
 def release(change: Change, unwritten: Sequence[Delivery], reason: str) -> None:
@@ -358,7 +366,20 @@ def tick(mesh: Mesh) -> float:
             for row in late:
                 if _move(change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now):
                     say(change, "expired", Delivery(*row), "nobody fetched it in time")
+    _forget(mesh, now)
     return 0.0 if len(stale) == 500 or len(late) == 500 else _next(mesh, now, lease_seconds)
+
+
+def _forget(mesh: Mesh, now: float) -> None:
+    """What ended is kept as long as the ask that it may be part of, and a day more."""
+    config = mesh.config.daemon
+    old = now - max(config.ask_ttl_seconds, config.delivery_queue_ttl_seconds) - KEPT_SECONDS
+    oldest = mesh.db.conn.execute("SELECT created_at FROM deliveries ORDER BY seq LIMIT 1").fetchone()
+    if oldest is not None and oldest[0] <= old:
+        with mesh.change() as change:
+            change.db.execute(
+                "DELETE FROM deliveries WHERE created_at <= ? AND state NOT IN ('queued', 'held', 'leased')", (old,)
+            )
 
 
 def _next(mesh: Mesh, now: float, lease_seconds: float) -> float:

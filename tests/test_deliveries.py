@@ -50,6 +50,33 @@ def ben(mesh):
 # -- the mailbox --------------------------------------------------------------
 
 
+async def test_what_became_unknown_in_a_long_stop_is_taken_again_by_who_remembers(mesh, ben, clock):
+    one = queue(mesh, ben)
+    lease(mesh, ben, "instance:a")
+    clock.advance(mesh.config.daemon.delivery_lease_seconds + 1)
+    deliveries.tick(mesh)
+    assert state(mesh, one)[0] == "unknown"
+    with mesh.change() as change:
+        assert deliveries.take_again(change, ben.peer_id, "instance:b") == []
+        again = deliveries.take_again(change, ben.peer_id, "instance:a")
+    assert ([it.delivery_id for it in again], state(mesh, one)) == ([one.delivery_id], ("leased", None))
+
+
+async def test_what_ended_is_forgotten_after_its_time_and_what_waits_is_not(mesh, ben, clock):
+    config = mesh.config.daemon
+    kept = max(config.ask_ttl_seconds, config.delivery_queue_ttl_seconds) + deliveries.KEPT_SECONDS
+    one, waits = queue(mesh, ben), queue(mesh, ben, seconds=10 * kept)
+    lease(mesh, ben)
+    receipt(mesh, ben, one)
+    clock.advance(kept - 1)
+    deliveries.tick(mesh)
+    assert state(mesh, one)[0] == "handed"
+    clock.advance(2)
+    deliveries.tick(mesh)
+    assert deliveries.find(mesh.db.conn, one.delivery_id) is None
+    assert state(mesh, waits)[0] == "queued"
+
+
 async def test_the_oldest_goes_first_and_each_to_one_taker(mesh, ben):
     ids = [queue(mesh, ben, f"{n}").delivery_id for n in range(4)]
     taken = lease(mesh, ben, "socket:a", 3) + lease(mesh, ben, "socket:b", 3)
