@@ -180,22 +180,6 @@ def _given(values: Mapping[str, Any]) -> Json:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _refusal(status: int, raw: bytes) -> DaemonHTTPError:
-    """The daemon's error body as an exception: `detail` as an object or as words, or a flat object."""
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = None
-    facts = dict(body) if isinstance(body, dict) else {"detail": raw.decode("utf-8", "replace")[:500]}
-    detail = facts.pop("detail", None)
-    if isinstance(detail, dict):
-        facts = {**facts, **detail}
-    error = facts.pop("error", None) or facts.get("reason") or f"http_{status}"
-    hint = facts.pop("hint", None) or (detail if isinstance(detail, str) and detail else f"the daemon said {status}")
-    known: Json = {name: value for name, value in facts.items() if name not in ("status", "body", "headers")}
-    return DaemonHTTPError(status, str(error), str(hint), **known)
-
-
 # -- the client ----------------------------------------------------------------
 class AsyncRepowireClient:
     """The routes as coroutines. Over the home's Unix socket unless a URL is given here or in REPOWIRE_DAEMON_URL."""
@@ -287,7 +271,7 @@ class AsyncRepowireClient:
             ) as reply:
                 raw = await reply.read()
                 if reply.status >= 300:
-                    raise _refusal(reply.status, raw)
+                    raise DaemonHTTPError.of_reply(reply.status, raw)
                 try:
                     return (json.loads(raw) if reply.content_type.endswith("json") else raw) if raw else None
                 except ValueError:
@@ -434,7 +418,7 @@ class AsyncRepowireClient:
                 f"{self.base_url}/events/stream", params=query, headers=self.headers, timeout=quiet
             ) as reply:
                 if reply.status != 200:
-                    raise _refusal(reply.status, await reply.read())
+                    raise DaemonHTTPError.of_reply(reply.status, await reply.read())
                 async for raw in reply.content:
                     name, _, value = raw.decode("utf-8", "replace").rstrip("\r\n").partition(": ")
                     if name == "data":

@@ -129,22 +129,6 @@ def _pieces(stream: BinaryIO, headers: dict[str, str]) -> Iterator[bytes]:
             yield piece
 
 
-def refusal(status: int, raw: bytes) -> Refusal:
-    """The daemon's error body as the exception it was: `detail` as an object or as words, or a flat object."""
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = None
-    facts = dict(body) if isinstance(body, dict) else {"detail": raw.decode("utf-8", "replace")[:500]}
-    detail = facts.pop("detail", None)
-    if isinstance(detail, dict):
-        facts = {**facts, **detail}
-    error = facts.pop("error", None) or facts.get("reason") or f"http_{status}"
-    hint = facts.pop("hint", None) or (detail if isinstance(detail, str) and detail else f"the daemon said {status}")
-    known: Json = {name: value for name, value in facts.items() if name not in ("status", "body", "headers")}
-    return Refusal(status, str(error), str(hint), **known)
-
-
 class RepowireClient:
     """One connection to the daemon, kept alive between calls. Not for use by two threads at once."""
 
@@ -239,7 +223,7 @@ class RepowireClient:
                 raw == b"" or "content-length" in headers or "transfer-encoding" in headers
             )
             if status >= 300:
-                raise refusal(status, raw)
+                raise Refusal.of_reply(status, raw)
             return json.loads(raw) if raw else None
         except TimeoutError:
             raise TimeoutError(f"the daemon at {self.where} is silent since {timeout or self.timeout:g} s") from None
@@ -371,7 +355,7 @@ class RepowireClient:
                 stream = own._send("GET", with_query("/events/stream", query), None, accept, own.timeout)
                 status, headers = _head(stream)
                 if status != 200:
-                    raise refusal(status, b"".join(_pieces(stream, headers)))
+                    raise Refusal.of_reply(status, b"".join(_pieces(stream, headers)))
                 yield from parse_events(_pieces(stream, headers))
             except (EOFError, ConnectionResetError, ValueError):
                 pass

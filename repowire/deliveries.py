@@ -15,6 +15,7 @@ from aiohttp import web
 
 from repowire import callers, peers, wire
 from repowire.clock import new_id
+from repowire.doors import Door
 from repowire.errors import malformed, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
 from repowire.protocol import EXPIRED, FAILED, HELD, HINT, LEASED, QUEUED, UNKNOWN
@@ -367,7 +368,18 @@ def tick(mesh: Mesh) -> float:
                 if _move(change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now):
                     say(change, "expired", Delivery(*row), "nobody fetched it in time")
     _forget(mesh, now)
+    for door in mesh.doors:
+        if door.remembers:
+            _recount(mesh.db.conn, door)
     return 0.0 if len(stale) == 500 or len(late) == 500 else _next(mesh, now, lease_seconds)
+
+
+def _recount(db: Connection, door: Door) -> None:
+    """A message of a turn that was lost is not in flight, and must not hold a place of the window."""
+    for delivery_id in list(door.in_flight):
+        delivery = find(db, delivery_id)
+        if delivery is None or delivery.state != LEASED:
+            door.receipted(delivery_id)
 
 
 def _forget(mesh: Mesh, now: float) -> None:

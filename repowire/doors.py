@@ -1,6 +1,7 @@
 """Doors: the live ways to peers, in memory. What is put into a door leaves it in that order, by one worker."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from repowire.bus import Nudge
@@ -91,5 +92,5 @@ class Doors:
         if self._open.get(door.peer_id) is door:
             del self._open[door.peer_id]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> "Iterator[Door]":
         return iter(list(self._open.values()))

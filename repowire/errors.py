@@ -4,7 +4,8 @@ A refusal is `{"detail": {"error": slug, "hint": text, ...facts}}` (wire.md 16, 
 programs, the hint is for people and says what to do. Routes with a published shape of their own pass it as `body`.
 """
 
-from typing import Any
+import json
+from typing import Any, Self
 
 
 class Refusal(Exception):
@@ -24,6 +25,25 @@ class Refusal(Exception):
         self.status, self.error, self.hint, self.facts = status, error, hint, facts
         self.headers = headers or {}
         self._body = body
+
+    @classmethod
+    def of_reply(cls, status: int, raw: bytes) -> Self:
+        """The daemon's error body as the exception it was: `detail` as an object or as words, or a flat object."""
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = None
+        facts = dict(body) if isinstance(body, dict) else {"detail": raw.decode("utf-8", "replace")[:500]}
+        detail = facts.pop("detail", None)
+        if isinstance(detail, dict):
+            facts = {**facts, **detail}
+        error = facts.pop("error", None) or facts.get("reason") or f"http_{status}"
+        said = detail if isinstance(detail, str) and detail else f"the daemon said {status}"
+        hint = facts.pop("hint", None) or said
+        known: dict[str, Any] = {
+            name: fact for name, fact in facts.items() if name not in ("status", "body", "headers")
+        }
+        return cls(status, str(error), str(hint), **known)
 
     def as_json(self) -> dict[str, Any]:
         """The body that goes over the wire."""

@@ -21,7 +21,7 @@ from repowire.clock import Clock
 from repowire.config import Config
 from repowire.db import Database, StoreError
 from repowire.doors import Doors
-from repowire.errors import unavailable
+from repowire.errors import Refusal, unavailable
 from repowire.ledger import Ledger
 from repowire.procs import Procs
 from repowire.protocol import topics
@@ -158,7 +158,7 @@ class Mesh:
         try:
             if turn.broken:
                 raise StoreError("a change failed half way")
-            if events:
+            if turn.changes:  # also where it has no events: the index of the ledger must not get ahead of the mark
                 self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
@@ -251,8 +251,13 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
     if request.method in ("GET", "HEAD"):
         return
     route = request.match_info.route.resource
-    if route is None or route.canonical not in request.app[FORGIVEN]:
+    if route is not None and route.canonical in request.app[FORGIVEN]:
+        return
+    try:
         await request.app[MESH].on_disk()
+    except Refusal:
+        if response.status < 400:
+            raise  # a refusal promises nothing, so it may leave
 
 
 async def loop(mesh: Mesh, tick: Tick, wakes: tuple[str, ...]) -> None:

@@ -89,7 +89,6 @@ KINDS: dict[str, Kind] = {
     "socket.opened": Kind(),
     "socket.closed": Kind(),
     "ask.opened": Kind("ask", _stages("created", "resolved_peer")),
-    "ask.refused": Kind(None, (Stage("created"), Stage("no_connection", ok=False))),
     "ask.acked": Kind("ack", _stages("acked", "closed", "answered")),
     "ask.closed": Kind(None, _stages("closed")),
     "notify.accepted": Kind("notification", _stages("created", "resolved_peer")),

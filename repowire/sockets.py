@@ -214,7 +214,7 @@ def _closed(mesh: Mesh, socket: Socket, current: bool) -> None:
     with mesh.change() as change:
         peer = peers.load(change.db, socket.peer_id)
         if current:
-            peers.note(change, peer, presence.SOCKET, "closed", "socket_closed", "socket", socket.door.holder)
+            peers.note(change, peer, presence.SOCKET, "closed", "transport_failure", "socket", socket.door.holder)
         change.record("socket.closed", peer_id=socket.peer_id, holder=socket.door.holder)
 
 

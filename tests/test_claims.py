@@ -20,7 +20,7 @@ def register(mesh, name="ann", **fields):
 
 def leave(mesh, peer):
     with mesh.change() as change:
-        peers.note(change, peer, presence.SOCKET, "closed", "socket_closed")
+        peers.note(change, peer, presence.SOCKET, "closed", "transport_failure")
 
 
 async def test_a_given_name_is_honoured(mesh):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from repowire import client as module
-from repowire.client import DaemonAway, RepowireClient, parse_events, parse_url, quote, refusal
+from repowire.client import DaemonAway, RepowireClient, parse_events, parse_url, quote
 from repowire.config import ConfigError
 from repowire.errors import Refusal
 
@@ -263,12 +263,12 @@ def test_a_refusal_comes_back_as_it_was(serve: Serve, made: RepowireClient, erro
 
 def test_the_flat_body_of_notify_and_plain_words_are_read_too() -> None:
     flat = {"ok": False, "status": "not_found", "reason": "unknown_peer", "detail": {"error": "x", "hint": "who?"}}
-    no = refusal(404, json.dumps(flat).encode())
+    no = Refusal.of_reply(404, json.dumps(flat).encode())
     assert (no.status, no.error, no.hint, no.facts["reason"]) == (404, "x", "who?", "unknown_peer")
-    words = refusal(503, b'{"detail": "no live connection"}')
+    words = Refusal.of_reply(503, b'{"detail": "no live connection"}')
     assert (words.error, words.hint) == ("http_503", "no live connection")
-    assert refusal(500, b"Internal Server Error").hint == "Internal Server Error"
-    assert refusal(500, b"").hint == "the daemon said 500"
+    assert Refusal.of_reply(500, b"Internal Server Error").hint == "Internal Server Error"
+    assert Refusal.of_reply(500, b"").hint == "the daemon said 500"
 
 
 # -- requests ------------------------------------------------------------------

@@ -182,7 +182,7 @@ class LifeOfPeers(RuleBasedStateMachine):
             self.connected.discard(peer_id)
             with self.mesh.change() as change:
                 peer = peers.load(change.db, peer_id)
-                peers.note(change, peer, presence.SOCKET, "closed", "socket_closed")
+                peers.note(change, peer, presence.SOCKET, "closed", "transport_failure")
 
     @rule(peer_id=ids, word=st.sampled_from(["online", "busy", "offline"]))
     def say(self, peer_id, word):

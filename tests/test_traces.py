@@ -441,7 +441,7 @@ async def test_an_ask_its_answer_a_notify_and_a_peer_that_leaves_have_the_publis
     fields = ("peer_id", "display_name", "backend", "path", "pane_id", "old_status", "new_status", "reason")
     assert shown("peer_offline", *fields) == {
         **{"peer_id": ben.peer_id, "display_name": "ben", "backend": "codex", "path": "/src/ben", "pane_id": "%7"},
-        **{"old_status": "online", "new_status": "offline", "reason": "socket_closed"},
+        **{"old_status": "online", "new_status": "offline", "reason": "transport_failure"},
     }
     assert all(found["ask"][field] for field in ("id", "timestamp", "kind"))
 
