@@ -6,7 +6,6 @@ mailbox; it is never left where nobody looks (wire.md 16, row 13).
 
 import json
 import time
-from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -122,8 +121,7 @@ def waits_on(db: Connection, peer_id: str) -> tuple[int, float | None]:
 # -- rules -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """An ask as it was posted."""
 
     from_peer: str
@@ -195,10 +193,13 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
         replied_by=None,
         reply_at_rest=1,
     )
-    change.db.execute(f"INSERT INTO asks VALUES ({', '.join('?' * len(ask))})", (None, *ask[1:]))
+    change.db.execute(_INSERT, (None, *ask[1:]))
     if draft.reply_to:
         _close_by_reply(change, draft.reply_to, ask)
     return ask, delivery
+
+
+_INSERT = f"INSERT INTO asks VALUES ({', '.join('?' * len(Ask._fields))})"
 
 
 def keeps_asks(peer: Peer) -> bool:
@@ -242,8 +243,7 @@ def _close(change: Change, correlation_id: str, reason: str, **columns: Any) -> 
     return done.rowcount == 1
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What an ack says; nothing at all is a bare ack."""
 
     text: str | None = None

@@ -164,7 +164,7 @@ def queue(
         closed_at=None,
     )
     row = (None, *delivery[1:])
-    change.db.execute(f"INSERT INTO deliveries VALUES ({', '.join('?' * len(row))})", row)
+    change.db.execute(_INSERT, row)
     if door is not None and straight:
         change.after(partial(door.put, delivery))
         if door.receipts:
@@ -173,6 +173,9 @@ def queue(
         door.clear = False  # at once: what comes in the same turn queues behind it
         change.after(door.mail)
     return delivery
+
+
+_INSERT = f"INSERT INTO deliveries VALUES ({', '.join('?' * len(Delivery._fields))})"
 
 
 def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:

@@ -190,9 +190,10 @@ class Mesh:
 
     async def on_disk(self) -> None:
         """Wait until what this task changed last survives a power cut; 503 when it was lost."""
-        await self.committed()
         turn = _MINE.get()
-        await self.db.on_disk(turn.number if turn is not None else 0)
+        if turn is not None and not (0 < turn.number <= self.db.synced and self.db.failure is None):
+            await self.committed()
+            await self.db.on_disk(turn.number)
 
     # -- events ----------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Messages that want no answer: notify."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -13,8 +12,7 @@ from repowire.peers import Peer
 from repowire.protocol import MAX_TEXT_CHARS
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """A notify as it was posted."""
 
     from_peer: str
