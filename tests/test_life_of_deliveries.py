@@ -17,7 +17,7 @@ from repowire.claims import Claim
 from repowire.deliveries import Delivery
 from repowire.doors import Door
 
-SPINS = 40  # turns of the loop after each step: nothing in here waits for a disk or a socket
+SPINS = 15  # turns of the loop after each step: nothing in here waits for a disk or a socket
 
 
 @dataclass
@@ -131,12 +131,16 @@ class LifeOfDeliveries(RuleBasedStateMachine):
     # -- the ways -------------------------------------------------------------
 
     @precondition(lambda self: self.far is None)
-    @rule(which=st.integers(0, 2))
-    def come(self, which):
-        self.run(self.connect(self.programs[which]))
+    @rule(which=st.integers(0, 2), how=st.sampled_from(["reads", "reads", "blocks", "breaks", "refuses"]))
+    def come(self, which, how):
+        self.run(self.connect(self.programs[which], how))
+        self.run(self.notice())
 
-    async def connect(self, program: Program) -> None:
+    async def connect(self, program: Program, how: str = "reads") -> None:
         self.far = Far(self, program)
+        self.far.broken, self.far.refuses = how == "breaks", how == "refuses"
+        if how == "blocks":
+            self.far.reading.clear()
         remembers = program.instance is not None
         holder = f"instance:{program.instance}" if remembers else f"socket:{id(self.far)}"
         door = Door(self.peer_id, holder, receipts=True, remembers=remembers)
@@ -317,8 +321,8 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
 TestLifeOfDeliveries = LifeOfDeliveries.TestCase
 TestLifeOfDeliveries.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
+    max_examples=100,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -88,13 +88,19 @@ class LifeOfPeers(RuleBasedStateMachine):
         self.owners[peer.peer_id] = owner
         return peer.peer_id
 
+    def lives_as(self, peer_id: str, socket: bool) -> bool:
+        """Whether somebody lives as the peer. One that only registered is no more than a word to a socket."""
+        known = presence.evidence(self.mesh.db.conn, peer_id)
+        seen = presence.SOCKET in known or presence.PROCESS in known or not socket
+        return seen and presence.status(known) != "offline"
+
     # -- coming ---------------------------------------------------------------
 
     @rule(target=ids, name=NAMES, circle=CIRCLES, path=PATHS, pane=PANES, alive=st.booleans(), socket=st.booleans())
     def come_as_a_new_one(self, name, circle, path, pane, alive, socket):
         """A process nobody knows yet. Only an offline peer of the same name, place and kind may be it."""
         before = dict(self.owners)
-        live = {peer_id for peer_id in before if presence.of(self.mesh.db.conn, peer_id) != "offline"}
+        live = {peer_id for peer_id in before if self.lives_as(peer_id, socket)}
         panes = {peer_id: peers.load(self.mesh.db.conn, peer_id).pane_id for peer_id in before}
         started = self.started(alive)
         said = Claim(
