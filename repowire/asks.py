@@ -231,6 +231,7 @@ def _close_by_reply(change: Change, correlation_id: str, later: Ask) -> None:
     if _close(change, correlation_id, "reply_to"):
         change.record("ask.closed", correlation_id=correlation_id, reason="reply_to")
         deliveries.answered(change, first.delivery_id)
+        change.ring(wait_topic(correlation_id))
 
 
 def _close(change: Change, correlation_id: str, reason: str, **columns: Any) -> bool:

@@ -123,8 +123,6 @@ def _same(change: Change, claim: Claim, circle: str, connected: bool) -> Peer | 
 
 def _proved(change: Change, peer: Peer, claim: Claim) -> bool:
     """Whether a claim by id holds; one that does not leaves an event, and the newcomer becomes a new peer."""
-    if certificates.holder(change.db, claim.certificate, change.now) == peer.peer_id:
-        return True
     if peer.retired_at is not None and claim.agent_started is None:
         if change.now - peer.retired_at < peers.TOMBSTONE_SECONDS:
             raise conflict(
@@ -133,6 +131,8 @@ def _proved(change: Change, peer: Peer, claim: Claim) -> bool:
                 peer_id=peer.peer_id,
             )
         return False
+    if certificates.holder(change.db, claim.certificate, change.now) == peer.peer_id:
+        return True
     held = presence.reachable(change.db, peer.peer_id)
     same_place = peer.backend == claim.backend and (not peer.path or not claim.path or peer.path == claim.path)
     if _same_pane(peer, claim) or (same_place and not held):

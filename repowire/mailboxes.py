@@ -132,7 +132,8 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
     await mesh.committed()
     if rung and not door.stalled:
         return delivery._replace(state=LEASED, reason=None)
-    return delivery._replace(state=QUEUED, reason="slow_reader")
+    found = deliveries.load(mesh.db.conn, delivery.delivery_id)  # the way may have ended in the middle of a write
+    return found if found.state != LEASED else delivery._replace(state=QUEUED, reason="slow_reader")
 
 
 def _written_topic(delivery_id: str) -> str:

@@ -162,6 +162,15 @@ async def test_a_waiter_wakes_on_the_ack_and_nothing_is_queued(mesh, pair):
     assert deliveries.depth(mesh.db.conn, pair[0].peer_id) == 0
 
 
+async def test_a_waiter_wakes_when_a_later_ask_answers(mesh, pair):
+    first = open_ask(mesh)
+    waiting = asyncio.create_task(asks.wait(mesh, first.correlation_id, seconds=60))
+    await asyncio.sleep(0)
+    with mesh.change() as change:
+        asks.open_ask(change, mesh, Draft("ben", "ann", "?", reply_to=first.correlation_id, keep_if_offline=True))
+    assert (await asyncio.wait_for(waiting, 5)).close_reason == "reply_to"
+
+
 async def test_a_reply_that_a_waiter_had_not_taken_at_the_crash_is_pushed_at_the_start(mesh, pair):
     ask = open_ask(mesh)
     waiting = asyncio.create_task(asks.wait(mesh, ask.correlation_id, seconds=5))

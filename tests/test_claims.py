@@ -117,6 +117,10 @@ async def test_a_retired_identity_needs_a_live_process(mesh):
     with pytest.raises(Refusal) as refused:
         register(mesh, peer_id=ann.peer_id)
     assert (refused.value.status, refused.value.error) == (409, "peer_retired")
+    with mesh.change() as change:
+        certificate = claims.certify(change, ann)
+    with pytest.raises(Refusal):
+        register(mesh, peer_id=ann.peer_id, certificate=certificate)
     back = register(mesh, peer_id=ann.peer_id, agent_pid=os.getpid(), agent_started=1.0)
     assert (back.peer_id, back.retired_at) == (ann.peer_id, None)
     assert presence.of(mesh.db.conn, back.peer_id) == "online"

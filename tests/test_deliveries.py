@@ -385,6 +385,26 @@ async def test_what_is_held_is_not_overtaken_until_its_retry(turns, clock):
     await way.end()
 
 
+async def test_a_message_whose_way_ends_while_it_is_written_is_not_said_to_wait(turns):
+    ben, blocked = peer(turns), asyncio.Event()
+
+    async def hand(_: Delivery) -> bool:
+        return await blocked.wait()
+
+    way = Way(turns, ben, Far())
+    await way.end()
+    door = Door(ben.peer_id, "socket:b")
+    turns.doors.open(door)
+    worker = asyncio.create_task(mailboxes.serve(turns, door, hand))
+    await until_async(lambda: door.clear)
+    sending = [asyncio.create_task(mailboxes.written(turns, queue(turns, ben, f"{n}"))) for n in range(2)]
+    await until_async(lambda: door.in_hand is not None)
+    worker.cancel()
+    got = await asyncio.gather(*sending)
+    assert [one.state for one in got] == ["unknown", "queued"]
+    assert [state(turns, one)[0] for one in got] == ["unknown", "queued"]
+
+
 def break_half_way(mesh):
     with mesh.change() as change:
         change.db.execute("UPDATE peers SET last_seen = 0")

@@ -101,6 +101,7 @@ class LifeOfPeers(RuleBasedStateMachine):
         """A process nobody knows yet. Only an offline peer of the same name, place and kind may be it."""
         before = dict(self.owners)
         live = {peer_id for peer_id in before if self.lives_as(peer_id, socket)}
+        shown = {peer_id for peer_id in live if peers.load(self.mesh.db.conn, peer_id).hidden_at is None}
         panes = {peer_id: peers.load(self.mesh.db.conn, peer_id).pane_id for peer_id in before}
         started = self.started(alive)
         said = Claim(
@@ -113,6 +114,8 @@ class LifeOfPeers(RuleBasedStateMachine):
         )
         peer, certificate = self.claim(said, connected=socket)
         assert peer.peer_id not in live, "a live identity was given to a stranger"
+        for peer_id in shown:
+            assert peers.load(self.mesh.db.conn, peer_id).hidden_at is None, "a live peer lost its name"
         if peer.peer_id in before:
             assert (before[peer.peer_id].path, panes[peer.peer_id], pane) == (path, None, None)
             return self.owned(peer, certificate, self.owners[peer.peer_id])
@@ -152,11 +155,10 @@ class LifeOfPeers(RuleBasedStateMachine):
         retired = peers.load(self.mesh.db.conn, peer_id).retired_at
         said = Claim("x", path=owner.path, peer_id=peer_id, certificate=owner.certificate)
         got = self.claim(said, connected=socket)
-        if got is None or got[0].peer_id != peer_id:
-            assert retired is not None
-            if got is not None:
-                self.owned(*got, Owner(owner.path, None, None))
-        else:
+        assert (got is None or got[0].peer_id != peer_id) == (retired is not None)
+        if got is not None and got[0].peer_id != peer_id:
+            self.owned(*got, Owner(owner.path, None, None))
+        elif got is not None:
             owner.certificate = got[1]
 
     @rule(peer_id=ids)
