@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from repowire import __version__
+from repowire import __version__, errors
 from repowire.cli import NOUNS
 from repowire.cli import command as c
 
@@ -188,7 +188,7 @@ def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> No
         (["wait", "ask-1", "--timeout", "soon"], "'soon' is no number of seconds"),
         (["ask", "--wait", "ben", "x"], "a bare --wait stands at the end"),
         (["asks", "--inbound", "--outbound"], "not allowed with"),
-        (["daemon", "--port", "99999"], "invalid port value"),
+        (["daemon", "--port", "99999"], "a whole number from 0 to 65535"),
         (["peer"], "required: list|describe|register|unregister"),
         (["tail", "--\x1b[31mred"], "unrecognized arguments: --red;"),
     ],
@@ -650,3 +650,10 @@ def test_a_reader_that_leaves_early_is_no_trace(cli: Cli, stub: Stub, environ: d
     )
     assert done.stdout.startswith("NAME")
     assert done.stderr == ""
+
+
+def test_a_refused_field_is_named() -> None:
+    assert (
+        c.refused(errors.invalid("text", "must be at most 64000 characters"))
+        == "text: must be at most 64000 characters"
+    )

@@ -280,6 +280,8 @@ def refused(no: Refusal) -> str:
     missing = [name for name in names if name not in no.hint]
     if no.status == 401:
         return f"{no.hint}: set REPOWIRE_AUTH_TOKEN, or unset REPOWIRE_DAEMON_URL to use the Unix socket"
+    if no.facts.get("field"):  # its hint says only what the field must be
+        return f"{no.facts['field']}: {no.hint}"
     return no.hint + (f" (did you mean {' or '.join(missing)}?)" if missing else "")
 
 
