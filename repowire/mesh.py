@@ -72,9 +72,10 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("broken", "changes", "lost", "number", "over")
+    __slots__ = ("before", "broken", "changes", "lost", "number", "over")
 
-    def __init__(self) -> None:
+    def __init__(self, before: int) -> None:
+        self.before = before  # rows changed on the connection before it
         self.changes: list[Change] = []
         self.number = 0  # of its commit, once it has one
         self.broken = False  # a change failed after it had written
@@ -119,7 +120,7 @@ class Mesh:
             raise RuntimeError("a change is open already: never await inside one, and never open one in another")
         if self._turn is None:
             self.db.transaction().__enter__()
-            self._turn = Turn()
+            self._turn = Turn(self.db.conn.total_changes)
             if self.shared:
                 asyncio.get_running_loop().call_soon(self.commit)
         self._written = self.db.conn.total_changes
@@ -158,7 +159,7 @@ class Mesh:
         try:
             if turn.broken:
                 raise StoreError("a change failed half way")
-            if turn.changes:  # also where it has no events: the index of the ledger must not get ahead of the mark
+            if events or self.db.conn.total_changes != turn.before:  # the ledger's index must not get ahead of the mark
                 self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
