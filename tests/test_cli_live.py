@@ -161,6 +161,22 @@ def test_the_daemon_may_die_while_we_wait_and_the_answer_still_comes(
     assert (waiting.returncode, out) == (0, "still there?\n")
 
 
+def test_a_wait_whose_daemon_stays_away_names_the_ask_that_is_kept(live: Live, listen: Listen) -> None:
+    listen("--name", "build", "--exec", "sleep 30")
+    waiting = subprocess.Popen(
+        live.command("ask", "build", "x", "--wait", "2"),
+        env=live.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    asked = until(lambda: live.cli("asks").stdout.partition("ask-")[2][:12])
+    live.kill()
+    out, err = waiting.communicate(timeout=20)
+    assert (waiting.returncode, out) == (3, "")
+    assert f"repowire wait ask-{asked}" in err
+
+
 def test_a_stop_ends_the_command_that_runs(live: Live, listen: Listen, tmp_path: Path) -> None:
     listener = listen("--name", "build", "--exec", "echo $$ > pid; exec sleep 600")
     live.cli("notify", "build", "x")

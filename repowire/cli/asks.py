@@ -72,7 +72,11 @@ def ask(args: argparse.Namespace) -> int:
         opened = daemon.ask(args.to, text, reply_to=args.reply_to, if_offline=queue, **fields_of(args))
         if args.wait is not None:
             c.hint(f"asked {to_whom(opened, args.to)}: {c.clean(opened['correlation_id'])}")
-            return await_reply(daemon, opened["correlation_id"], args.wait, args.json, met=True)
+            try:
+                return await_reply(daemon, opened["correlation_id"], args.wait, args.json, met=True)
+            except DaemonAway:  # the ask was accepted, and in a pipe nobody has seen its id yet
+                c.note(f"repowire: the ask is kept; wait on with: repowire wait {c.clean(opened['correlation_id'])}")
+                raise
     correlation_id = c.clean(opened["correlation_id"])
     if args.json:
         c.put(c.to_json(opened))
