@@ -1,5 +1,6 @@
 """Run the demo and put what it printed into README.md, between its two marks."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def main() -> int:
     before, _, rest = README.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     said = played.stdout.replace(str(HERE.parents[1]), "~/repowire")  # not where it was recorded
+    said = re.sub(r"\S*/rwdemo\w+", "$TMPDIR/rwdemo", said)
     lines = "\n".join(line.rstrip() for line in said.strip().splitlines())
     README.write_text(f"{before}{BEGIN}```text\n$ make demo\n{lines}\n```\n{END}{after}")
     return 0
