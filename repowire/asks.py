@@ -513,11 +513,12 @@ async def get_history(request: web.Request) -> web.Response:
     peer = peers.resolve(mesh.db.conn, name) if name else callers.calling(mesh, request)  # an agent sees its own
     if peer is not None:
         callers.may_read(mesh, request, peer)
-    where, facts = ["seq < :before"], {"before": before if before is not None else 2**62, "most": most + 1}
+    where: list[str] = ["seq < :before"]
+    facts: dict[str, Any] = {"before": before if before is not None else 2**62, "most": most + 1}
     if peer is not None:
         side = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}
         where.append(side.get(direction, "(to_peer_id = :peer OR from_peer_id = :peer)"))
-        facts["peer"] = peer.peer_id  # type: ignore[assignment]
+        facts["peer"] = peer.peer_id
     if state is not None:
         where.append({"open": "closed_at IS NULL", "closed": "closed_at IS NOT NULL"}.get(state, "reply IS NOT NULL"))
     rows = mesh.db.conn.execute(

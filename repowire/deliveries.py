@@ -446,7 +446,7 @@ async def get_delivery(request: web.Request) -> web.Response:
 
 
 async def get_pending(request: web.Request) -> web.Response:
-    """The published drain: what it returns counts as handed, since an old client sends no receipt (wire.md 1.4)."""
+    """The published drain (wire.md 1.4). It has no receipt, so what it returns is leased, and then unknown."""
     mesh = request.app[MESH]
     pane_id, name = request.query.get("pane_id"), request.query.get("peer_id")
     if (pane_id is None) == (name is None):
@@ -458,9 +458,6 @@ async def get_pending(request: web.Request) -> web.Response:
             raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
         callers.may_read(mesh, request, peer)
         taken = lease(change, peer.peer_id, "poll", max(0, most))
-        for delivery in taken:
-            change.db.execute(_HANDED, (change.now, delivery.delivery_id))
-            say(change, "handed", delivery, by="poll")
     await mesh.on_disk()
     return wire.reply({"deliveries": [_drained(delivery) for delivery in taken]})
 

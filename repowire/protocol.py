@@ -63,7 +63,7 @@ def _stages(*names: str) -> tuple[Stage, ...]:
 LEASED_AT_ONCE = _stages("routed", "leased")
 
 # What a receipt over a socket proves beside `handed`, in the published words: that its hook had it, and where the peer
-# has a pane, that the text is in it. A poll proves no more than `handed`.
+# has a pane, that the text is in it.
 RECEIVED = _stages("hook_received")
 INJECTED = _stages("hook_received", "pane_injected")
 

@@ -458,7 +458,16 @@ async def test_the_drain_gives_each_message_once_in_the_published_shape(both):
     assert set(first[0]) >= {"delivery_id", "kind", "from_peer", "to_peer", "text", "created_at", "expires_at"}
     assert first[0]["attachments"] == []
     assert (await both.get("/deliveries/pending", peer_id="ben"))["deliveries"] == []
-    assert (await both.get(f"/deliveries/{ids[0]}"))["state"] == "handed"
+    assert (await both.get(f"/deliveries/{ids[0]}"))["state"] == "leased"  # it was given out; nothing proves more
+
+
+async def test_what_was_drained_becomes_unknown_and_is_given_out_no_more(mesh, ben, clock):
+    one = queue(mesh, ben)
+    lease(mesh, ben, "poll")
+    clock.advance(mesh.config.daemon.delivery_lease_seconds + 1)
+    deliveries.tick(mesh)
+    assert state(mesh, one)[0] == "unknown"
+    assert lease(mesh, ben, "poll") == []
 
 
 async def test_two_drains_at_once_share_the_mail_without_a_double(both):
