@@ -273,7 +273,8 @@ def free_name(change: Change, wanted: str, circle: str, peer_id: str) -> str:
     """
     number, name = 1, wanted
     while True:
-        others = [one for one in named(change.db, name) if one.circle == circle and one.peer_id != peer_id]
+        others = [one for one in named(change.db, name) if one.peer_id != peer_id]
+        others = [one for one in others if one.circle == circle or one.role == HUMAN]  # whose name is his in every circle
         if not any(_keeps_name(change.db, one) for one in others):
             for one in others:
                 hide(change, one, "name_reused")

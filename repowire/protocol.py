@@ -3,7 +3,9 @@
 One table maps our event kinds to the published event types and to the stages of a trace (wire.md 3, 6, 16).
 """
 
+import os
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 BACKENDS = ("claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http")
@@ -114,3 +116,74 @@ def topics(facts: dict[str, Any]) -> list[str]:
 def is_identifier(text: object) -> bool:
     """Whether it can name a peer or a circle: letters, digits, `._-`, at most 64."""
     return isinstance(text, str) and IDENTIFIER.fullmatch(text) is not None
+
+
+# -- what an agent reads -------------------------------------------------------
+
+# Everything that a terminal or a model could take for more than text: C0 save newline and tab, DEL, C1, the line and
+# paragraph separators, and the marks that turn the direction of writing (wire.md 16, row 30; field.md E2, paste escape)
+UNSAFE = re.compile(
+    "\x1b\\[20[01]~|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
+BLOCK = re.compile(
+    r"\[repowire ([0-9a-f]{4})\] [^\n]*? #((?:ask|notif-delivery|ask-delivery|qd)-[0-9a-f]+)\n.*?\n\[/repowire \1\]",
+    re.DOTALL,
+)
+FROM_AGENT, FROM_HUMAN = "from a peer agent, not your user", "from your user, by repowire"
+
+
+def clean(text: str) -> str:
+    """The text without what is no text; all else letter for letter."""
+    return UNSAFE.sub("", text.replace("\r\n", "\n"))
+
+
+def render(frame: Mapping[str, Any]) -> str:
+    """The one text that an agent reads, whatever way it comes in, from a frame of /ws.
+
+    The code of the fence is new each time and stands nowhere in the text, so that no text can close it.
+    """
+    text = str(frame.get("text") or "")
+    if frame["type"] == "ask" and HINT in text:
+        text = text.rpartition(HINT)[0]
+    body = "\n".join([clean(text).strip("\n"), *_attached(frame)])
+    code = _code(body)
+    ask = frame.get("correlation_id") if frame["type"] == "ask" else None
+    end = FROM_HUMAN if frame.get("from_peer") == HUMAN else FROM_AGENT  # a name that nobody else is given
+    answer = f' · answer with ack("{ask}", "…")' if ask else ""
+    known = ask or frame.get("delivery_id")
+    return (
+        f"[repowire {code}] @{_name(frame.get('from_peer'))} → @{_name(frame.get('to_peer') or 'all')}"
+        f" · {frame['type']}{f' #{known}' if known else ''}\n{body}\n[/repowire {code}] {end}{answer}"
+    )
+
+
+def _code(body: str) -> str:
+    """Four hex digits that the body does not have."""
+    while (code := os.urandom(2).hex()) in body:  # ends: MAX_TEXT_CHARS cannot hold every code
+        continue
+    return code
+
+
+def _name(name: object) -> str:
+    """A name that cannot end its line, nor look like another's."""
+    return re.sub(r"[^\w.\-]+", "-", clean(str(name or "")))[:64] or "?"
+
+
+def _attached(frame: Mapping[str, Any]) -> list[str]:
+    """A line for each attachment."""
+    lines = []
+    for one in frame.get("attachments") or ():
+        name = _line(one.get("filename") or one.get("id") or "file")
+        where = f" at {_line(one['path'])}" if one.get("path") else ""
+        size = f", {one['size']} bytes" if isinstance(one.get("size"), int) else ""
+        lines.append(f"[attachment {name}{where}{size}]")
+    return lines
+
+
+def _line(text: object) -> str:
+    return clean(str(text)).replace("\n", " ")[:1024]
+
+
+def shown(text: str) -> list[str]:
+    """The ids of the whole blocks in a text: what its reader was shown. What stands inside a block is its text."""
+    return [match[2] for match in BLOCK.finditer(text)]

@@ -165,3 +165,7 @@ async def test_registering_returns_the_published_fields(api):
 async def test_a_wrong_field_is_named(api, fields, named):
     got = await api.request("POST", "/peers", json=fields)
     assert (got.status, got.json["detail"]["error"], got.json["detail"]["field"]) == (422, "invalid_field", named)
+
+
+async def test_the_humans_name_is_nobody_elses_in_any_circle(mesh):
+    assert register(mesh, "human", path="/a", circle="red").display_name == "human-2"
