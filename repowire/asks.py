@@ -45,7 +45,10 @@ CREATE VIEW waits AS                                           -- for whom somet
     SELECT peer_id FROM deliveries WHERE state IN ('queued', 'held')
     UNION ALL SELECT to_peer_id FROM asks WHERE closed_at IS NULL
     UNION ALL SELECT from_peer_id FROM asks WHERE closed_at IS NULL;
-"""
+""",
+    """
+ALTER TABLE asks ADD COLUMN reminded_at REAL;                  -- unix seconds; the peer was told that it is still open
+""",
 ]
 
 
@@ -70,6 +73,7 @@ class Ask(NamedTuple):
     reply_attachments: str | None
     replied_by: str | None
     reply_at_rest: int
+    reminded_at: float | None = None
 
 
 def wait_topic(correlation_id: str) -> str:
@@ -348,6 +352,17 @@ def end(change: Change, mesh: Mesh, ask: Ask, reason: str, words: str) -> None:
     asker = peers.find(change.db, ask.from_peer_id) if ask.from_peer_id else None
     if asker is not None and asker.role != HUMAN:
         _tell_asker(change, mesh, ask, asker, f"[ask #{ask.correlation_id} to @{ask.to_peer} {reason}] {words}")
+
+
+def remind(change: Change, peer_id: str, most: int) -> list[Ask]:
+    """The open asks that a peer was shown, oldest first, each told once: what it has not answered yet."""
+    rows = change.db.execute(
+        "UPDATE asks SET reminded_at = :now WHERE seq IN (SELECT asks.seq FROM asks JOIN deliveries USING (delivery_id)"
+        " WHERE to_peer_id = :peer AND asks.closed_at IS NULL AND reminded_at IS NULL"
+        " AND deliveries.state IN ('seen', 'unknown') ORDER BY asks.seq LIMIT :most) RETURNING *",
+        {"now": change.now, "peer": peer_id, "most": most},
+    )
+    return sorted(Ask(*row) for row in rows.fetchall())
 
 
 async def wait(mesh: Mesh, correlation_id: str, seconds: float) -> Ask:

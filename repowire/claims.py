@@ -37,6 +37,7 @@ class Claim:
     machine: str | None = None
     tmux_session: str | None = None
     pane_id: str | None = None
+    pane_server: str | None = None  # of which tmux, in the words of `sessions`
     model: str | None = None
     agent_pid: int | None = None
     agent_started: float | None = None  # filled in by the daemon, never by the newcomer
@@ -64,15 +65,17 @@ def folder_name(path: str | None) -> str:
 # -- rules ---------------------------------------------------------------------
 
 
-def register(change: Change, claim: Claim, *, circles: str = "one", connected: bool = False) -> tuple[Peer, bool]:
+def register(
+    change: Change, claim: Claim, *, circles: str = "one", connected: bool = False, proved: Peer | None = None
+) -> tuple[Peer, bool]:
     """Let a newcomer in, as itself come back or as a new peer; the flag says whether it got its pane.
 
-    `connected` is for a claim over a live socket, which is online whatever it says. 409 `peer_retired` when it names
-    an identity that ended and shows no live process.
+    `connected` is for a claim by something alive, a socket or a hook, which is online whatever it says; `proved` is who
+    it was shown to be already. 409 `peer_retired` when it names an identity that ended and shows no live process.
     """
     circle = _circle(claim, circles)
     peers.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
-    peer = _same(change, claim, circle, connected)
+    peer = proved or _same(change, claim, circle, connected)
     back = peer is not None
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
@@ -111,7 +114,7 @@ def _same(change: Change, claim: Claim, circle: str, connected: bool) -> Peer | 
         return peer if _proved(change, peer, claim) else None
     if claim.session is not None:
         peer = peers.by_session(change.db, claim.session, claim.backend)
-        if peer is not None and (_same_pane(peer, claim) or not presence.reachable(change.db, peer.peer_id)):
+        if peer is not None and (_same_pane(peer, claim) or not _lived_by_another(change, peer, claim)):
             return peer  # a live one is known by more than its session, which everybody can read
     for peer in peers.at_path(change.db, claim.backend, claim.path):
         if peer.retired_at is not None and claim.agent_started is None:
@@ -139,6 +142,15 @@ def _proved(change: Change, peer: Peer, claim: Claim) -> bool:
         return True
     change.record("peer.claim_refused", peer_id=peer.peer_id, reason="held" if held else "another backend or path")
     return False
+
+
+def _lived_by_another(change: Change, peer: Peer, claim: Claim) -> bool:
+    """Whether a socket, or another process than the newcomer's, has the identity now."""
+    if presence.reachable(change.db, peer.peer_id):
+        return True
+    process = presence.evidence(change.db, peer.peer_id).get(presence.PROCESS)
+    same = (peer.agent_pid, peer.agent_started) == (claim.agent_pid, claim.agent_started)
+    return process is not None and process.fact == "alive" and claim.agent_started is not None and not same
 
 
 def _same_pane(peer: Peer, claim: Claim) -> bool:
@@ -169,7 +181,11 @@ def _held(change: Change, peer: Peer, connected: bool) -> bool:
 
 
 def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
-    """The peer that came back: what it says now replaces what it said; its name and circle stay."""
+    """The peer that came back: what it says now replaces what it said; its name and circle stay.
+
+    Another process stands where it says it does: the pane of the earlier one is not its own.
+    """
+    moved = claim.agent_started is not None and claim.agent_started != peer.agent_started
     peers.change_columns(
         change,
         peer.peer_id,
@@ -178,7 +194,8 @@ def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
         path=claim.path or peer.path,
         machine=claim.machine or peer.machine,
         tmux_session=claim.tmux_session or peer.tmux_session,
-        pane_id=claim.pane_id or peer.pane_id,
+        pane_id=claim.pane_id or (None if moved else peer.pane_id),
+        pane_server=claim.pane_server or (None if moved else peer.pane_server),
         model=claim.model or peer.model,
         agent_pid=claim.agent_pid or peer.agent_pid,
         agent_started=claim.agent_started if claim.agent_pid else peer.agent_started,
@@ -212,6 +229,7 @@ def _insert(change: Change, claim: Claim, circle: str) -> Peer:
         machine=claim.machine,
         tmux_session=claim.tmux_session,
         pane_id=claim.pane_id,
+        pane_server=claim.pane_server,
         model=claim.model,
         agent_pid=claim.agent_pid,
         agent_started=claim.agent_started,

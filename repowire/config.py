@@ -63,6 +63,20 @@ def _seconds(least: float, most: float, meaning: str) -> Setting:
     return _number("seconds", least, most, meaning, whole=False)
 
 
+def _flag(meaning: str) -> Setting:
+    words = {"true": True, "1": True, "false": False, "0": False}
+
+    def read(value: object) -> object:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    def parse(text: str) -> object:
+        return words.get(text.strip().lower())  # None is no flag, and `read` says so
+
+    return Setting("flag", meaning, "true or false", read, parse)
+
+
 def _one_of(unit: str, choices: tuple[str, ...], meaning: str) -> Setting:
     return _text(unit, "one of " + ", ".join(choices), choices.__contains__, meaning)
 
@@ -115,6 +129,7 @@ CIRCLES = _one_of(
     ("one", "tmux"),
     "Circle of an agent that names none: `one` for the whole host, or with `tmux` its tmux session.",
 )
+INBOX = _flag("Hand messages to an agent's own inbox where its session has one; `false` uses its pane alone.")
 CHECKPOINT_BYTES = _whole("bytes", 65_536, 1024 * MIB, "Size of the write-ahead log that starts a checkpoint.")
 CHECKPOINT_SECONDS = _seconds(1, 86_400, "How long a write may stay in the write-ahead log without a checkpoint.")
 SEGMENT_BYTES = _whole("bytes", 4_096, 1024 * MIB, "Size at which a trace file is closed and the next one begun.")
@@ -148,6 +163,12 @@ class MeshSection(NamedTuple):
     circles: Annotated[str, CIRCLES] = "one"
 
 
+class DeliverySection(NamedTuple):
+    """`[delivery]`: which way messages take to an agent."""
+
+    inbox: Annotated[bool, INBOX] = True
+
+
 class Store(NamedTuple):
     """`[store]`: how the database is kept."""
 
@@ -169,6 +190,7 @@ class Config(NamedTuple):
     home: Path
     daemon: Daemon = Daemon()
     mesh: MeshSection = MeshSection()
+    delivery: DeliverySection = DeliverySection()
     store: Store = Store()
     ledger: LedgerSection = LedgerSection()
 
@@ -205,7 +227,13 @@ class Config(NamedTuple):
         return self.home / "daemon.log"
 
 
-SECTIONS: dict[str, type[Any]] = {"daemon": Daemon, "mesh": MeshSection, "store": Store, "ledger": LedgerSection}
+SECTIONS: dict[str, type[Any]] = {
+    "daemon": Daemon,
+    "mesh": MeshSection,
+    "delivery": DeliverySection,
+    "store": Store,
+    "ledger": LedgerSection,
+}
 
 
 # -- reading -------------------------------------------------------------------

@@ -20,13 +20,18 @@ from repowire import (
     asks,
     auth,
     certificates,
+    channels,
     claims,
     deliveries,
     doctor,
+    hooks,
+    mcp,
     messages,
+    panes,
     peers,
     presence,
     roster,
+    sessions,
     sockets,
     traces,
     wire,
@@ -49,12 +54,13 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("mesh", mesh_module),
     ("certificates", certificates),
     ("presence", presence),
+    ("sessions", sessions),
     ("traces", traces),
     ("peers", peers),
     ("deliveries", deliveries),
     ("asks", asks),
 ]
-CONCERNS: list[ModuleType] = [asks, claims, deliveries, doctor, messages, peers, roster, sockets, traces]
+CONCERNS: list[ModuleType] = [asks, claims, deliveries, doctor, hooks, mcp, messages, panes, peers, roster, sockets, traces]
 TICKS: list[ModuleType] = [peers, deliveries, asks]
 TOUCHES = frozenset({"/peers/{name}/touch"})  # a restart may forget them
 
@@ -93,7 +99,7 @@ def open_mesh(
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (presence.close_all_sockets, deliveries.at_start, asks.at_start):
+    for recover in (presence.close_all, deliveries.at_start, asks.at_start):
         recover(mesh)
     return mesh
 
@@ -108,6 +114,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
+    app[panes.HOSTS] = panes.Hosts()
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
     app.on_shutdown.append(_let_go)
     for concern in CONCERNS:
@@ -184,7 +191,13 @@ async def keep(mesh: Mesh, run: Loop, name: str) -> None:
 def loops(app: web.Application) -> list[tuple[str, Loop]]:
     """What runs beside the requests."""
     ticks: list[tuple[str, Loop]] = [(concern.__name__, partial(_ticking, concern=concern)) for concern in TICKS]
-    return [("repowire.sockets", app[sockets.SOCKETS].run), ("repowire.traces", traces.run), *ticks]
+    return [
+        ("repowire.sockets", app[sockets.SOCKETS].run),
+        ("repowire.channels", channels.run),
+        ("repowire.panes", panes.Keeper(app[panes.HOSTS]).run),
+        ("repowire.traces", traces.run),
+        *ticks,
+    ]
 
 
 async def _ticking(mesh: Mesh, concern: ModuleType) -> None:

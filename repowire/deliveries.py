@@ -6,7 +6,7 @@ what was sent and not receipted is `leased`, past its lease `unknown`, and what 
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from sqlite3 import Connection, Row
 from typing import Any, NamedTuple
@@ -84,10 +84,6 @@ class Delivery(NamedTuple):
     def wire_text(self) -> str:
         """The payload as JSON text: the stored frame with its id spliced in."""
         return f'{{"delivery_id":"{self.delivery_id}",{self.frame[1:]}'
-
-
-# Write one delivery; False when the way ended before a byte of it was written, an exception when that is not known
-Hand = Callable[[Delivery], Awaitable[bool]]
 
 
 # -- queries -----------------------------------------------------------------
@@ -243,11 +239,14 @@ def _mail(change: Change, peer_id: str) -> None:
         change.after(door.mail)
 
 
-def receipt(change: Change, delivery_id: str, status: str, detail: str | None = None, *, peer_id: str) -> None:
+def receipt(
+    change: Change, delivery_id: str, status: str, detail: str | None = None, *, peer_id: str, by: str | None = None
+) -> None:
     """The one door for receipts, late, double and wrong ones too.
 
     `injected` proves `handed`; `held`, `rejected` and `failed` say that nothing was injected, so the message goes back
-    into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker.
+    into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker. `by` is
+    the taker, where it was not the peer's door.
     """
     take_receipts(change)
     delivery, door = find(change.db, delivery_id), change.mesh.doors.of(peer_id)
@@ -257,13 +256,14 @@ def receipt(change: Change, delivery_id: str, status: str, detail: str | None = 
         door.receipted(delivery_id)
     if status == "injected":
         if change.db.execute(_HANDED, (change.now, delivery_id)).rowcount == 1:
-            say(change, "handed", delivery, by="pane" if door is not None and door.pane else "socket")
+            say(change, "handed", delivery, by=by or (door.way if door is not None else "socket"))
             change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
     elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
         say(change, "held", delivery, detail or status, status=status)
         change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
-        if door is not None:
-            door.retry_at = change.now + min(RETRY_MOST_SECONDS, 2.0 ** min(delivery.attempts, 10))
+        if door is not None and by is None:
+            soon = RETRY_MOST_SECONDS if door.watches else min(RETRY_MOST_SECONDS, 2.0 ** min(delivery.attempts, 10))
+            door.retry_at = change.now + soon
             _mail(change, peer_id)
 
 
@@ -281,7 +281,7 @@ def take_receipts(change: Change) -> None:
         change.mesh.doors.receipts = []
         change.db.executemany(_HANDED, [(change.now, delivery_id) for delivery_id, _, _ in receipts])
         for delivery_id, trace, door in receipts:
-            _note(change, "handed", delivery_id, trace, door.peer_id, by="pane" if door.pane else "socket")
+            _note(change, "handed", delivery_id, trace, door.peer_id, by=door.way)
             door.handed_at = change.now
 
 
@@ -289,6 +289,38 @@ _HANDED = (
     "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?"
     " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'unknown')"
 )
+
+
+def seen(change: Change, peer_id: str, delivery_id: str, by: str) -> bool:
+    """The runtime showed the message's id, which is the proof that it was read; `by` is what showed it.
+
+    True when that is news. Whatever was believed of it before, it is never sent again.
+    """
+    take_receipts(change)
+    row = change.db.execute(_SEEN, (change.now, delivery_id, peer_id)).fetchone()
+    if row is None:
+        return False
+    delivery = Delivery(*row)
+    say(change, "seen", delivery, by=by)
+    if (door := change.mesh.doors.of(peer_id)) is not None:
+        door.receipted(delivery_id)
+    return True
+
+
+_SEEN = (
+    "UPDATE deliveries SET state = 'seen', reason = NULL, seen_at = ? WHERE delivery_id = ? AND peer_id = ?"
+    " AND state IN ('queued', 'held', 'leased', 'handed', 'unknown') RETURNING *"
+)
+
+
+def taken_by(db: Connection, holder: str) -> list[Delivery]:
+    """What one holder was given and has not receipted, in order; a restart or a long silence made it unknown."""
+    rows = db.execute(
+        "SELECT * FROM deliveries WHERE state = 'leased' AND leased_by = ?1"
+        " UNION ALL SELECT * FROM deliveries WHERE state = 'unknown' AND leased_by = ?1",
+        (holder,),
+    )
+    return sorted(Delivery(*row) for row in rows)
 
 
 def answered(change: Change, delivery_id: str) -> None:

@@ -8,7 +8,7 @@ from repowire.bus import Nudge
 
 
 class Door:
-    """A live way to one peer.
+    """A live way to one peer; `way` names its kind: socket, pane or channel.
 
     `clear` says that nothing waits in the peer's mailbox, so that a new message may go straight through; until then it
     queues behind what waits. `holder` names who is at the far end, `remembers` that it knows what it took already.
@@ -22,19 +22,21 @@ class Door:
         "in_hand",
         "items",
         "nudge",
-        "pane",
         "peer_id",
         "receipts",
         "remembers",
         "retry_at",
         "stalled",
         "unwritten",
+        "watches",
+        "way",
     )
 
     def __init__(
-        self, peer_id: str, holder: str, *, pane: bool = False, receipts: bool = False, remembers: bool = False
+        self, peer_id: str, holder: str, *, way: str = "socket", receipts: bool = False, remembers: bool = False
     ) -> None:
-        self.peer_id, self.holder, self.pane = peer_id, holder, pane
+        self.peer_id, self.holder, self.way = peer_id, holder, way
+        self.watches = False  # the far end says itself when what it handed back may be tried again
         self.receipts, self.remembers = receipts, remembers
         self.clear = False
         self.stalled = False  # the far end does not read: what is put into it would wait

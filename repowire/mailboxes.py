@@ -16,7 +16,9 @@ from repowire.protocol import LEASED, QUEUED
 LATE_SECONDS = 0.02  # how long a receipt may wait to be noted together with its neighbours
 WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
 
-Hand = Callable[[Delivery], Awaitable[bool]]  # write one delivery; False when the way ended before it was written
+# Write one delivery: True when it is written, None when it was handed back and that is noted, False when the way ended
+# before a byte of it was written
+Hand = Callable[[Delivery], Awaitable[bool | None]]
 
 # -- the worker ----------------------------------------------------------------
 
@@ -74,10 +76,14 @@ async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> N
     """Hand over a batch whose lease is on the disk; each that is written leaves the batch."""
     while batch:
         delivery = door.in_hand = batch.pop(0)  # while it is being written nothing proves that it was not
-        if not await hand(delivery):
+        done = await hand(delivery)
+        if done is False:
             batch.insert(0, delivery)
             raise ConnectionResetError("the way ended")
         door.in_hand = None
+        if done is None:
+            mesh.bus.publish(_written_topic(delivery.delivery_id))
+            continue
         trace = None if delivery.trace == delivery.delivery_id else delivery.trace
         mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
         mesh.bus.publish(_written_topic(delivery.delivery_id))
@@ -130,7 +136,7 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
         # Straight through: the worker writes it, stalls or ends, and rings in each case.
         rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
     await mesh.committed()
-    if rung and not door.stalled:
+    if rung and not door.stalled and door.way != "channel":  # whose hand knows more than that it was written
         return delivery._replace(state=LEASED, reason=None)
     found = deliveries.load(mesh.db.conn, delivery.delivery_id)  # the way may have ended in the middle of a write
     return found if found.state != LEASED else delivery._replace(state=QUEUED, reason="slow_reader")

@@ -51,7 +51,10 @@ CREATE INDEX peers_by_path ON peers (path, backend);
 CREATE INDEX peers_by_session ON peers (session) WHERE session IS NOT NULL;
 CREATE INDEX peers_by_process ON peers (agent_pid) WHERE agent_pid IS NOT NULL;
 CREATE UNIQUE INDEX peers_by_seq ON peers (seq);
-"""
+""",
+    """
+ALTER TABLE peers ADD COLUMN pane_server TEXT;                 -- the tmux server of pane_id: its socket, pid and start
+""",
 ]
 
 
@@ -82,6 +85,7 @@ class Peer(NamedTuple):
     failed_at: float | None
     retired_at: float | None
     hidden_at: float | None
+    pane_server: str | None = None
 
     @property
     def details(self) -> dict[str, Any]:
@@ -274,7 +278,9 @@ def free_name(change: Change, wanted: str, circle: str, peer_id: str) -> str:
     number, name = 1, wanted
     while True:
         others = [one for one in named(change.db, name) if one.peer_id != peer_id]
-        others = [one for one in others if one.circle == circle or one.role == HUMAN]  # whose name is his in every circle
+        others = [
+            one for one in others if one.circle == circle or one.role == HUMAN
+        ]  # whose name is his in every circle
         if not any(_keeps_name(change.db, one) for one in others):
             for one in others:
                 hide(change, one, "name_reused")
@@ -288,9 +294,14 @@ def _keeps_name(db: Connection, peer: Peer) -> bool:
 
 
 def displace(change: Change, owner: Peer, pane_id: str) -> None:
-    """A pane has one owner: whoever held it before goes offline (wire.md 4, pane ownership)."""
+    """A pane has one owner: whoever held it before goes offline (wire.md 4, pane ownership).
+
+    Two tmux servers have panes of the same id; who does not say which server is his may mean either.
+    """
     rows = change.db.execute("SELECT * FROM peers WHERE pane_id = ? AND peer_id != ?", (pane_id, owner.peer_id))
     for other in [Peer(*row) for row in rows]:
+        if None not in (servers := (other.pane_server, owner.pane_server)) and servers[0] != servers[1]:
+            continue
         change.db.execute("UPDATE peers SET pane_id = NULL WHERE peer_id = ?", (other.peer_id,))
         change.record("peer.displaced", peer_id=other.peer_id, pane_id=pane_id, by=owner.peer_id)
         say(change, other, presence.OFFLINE, "pane_displaced")

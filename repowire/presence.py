@@ -13,7 +13,9 @@ ONLINE, BUSY, OFFLINE = "online", "busy", "offline"
 
 # Sources, and the facts they note
 SOCKET = "socket"  # open | closed; detail: who holds it
+CHANNEL = "channel"  # open | closed: the native door of its runtime
 PROCESS = "process"  # alive | ended
+DIALOG = "dialog"  # open | closed: the runtime waits for its user's decision, as its hooks say
 WORD = "word"  # online | busy | offline: what the peer, its hooks or a route said last
 IDENTITY = "identity"  # retired | current
 
@@ -82,8 +84,10 @@ def all_evidence(db: Connection) -> dict[str, dict[str, Evidence]]:
 
 def reachable(db: Connection, peer_id: str) -> bool:
     """Whether a live transport leads to the peer."""
-    row = db.execute("SELECT fact FROM presence WHERE peer_id = ? AND source = 'socket'", (peer_id,)).fetchone()
-    return row is not None and row[0] == "open"
+    rows = db.execute(
+        "SELECT 1 FROM presence WHERE peer_id = ? AND source IN ('socket', 'channel') AND fact = 'open'", (peer_id,)
+    )
+    return rows.fetchone() is not None
 
 
 def lives(db: Connection, peer_id: str) -> bool:
@@ -115,9 +119,11 @@ def forget(change: Change, peer_id: str, source: str) -> None:
     change.db.execute("DELETE FROM presence WHERE peer_id = ? AND source = ?", (peer_id, source))
 
 
-def close_all_sockets(mesh: Mesh) -> None:
-    """At start: sockets do not outlive the daemon that held them."""
+def close_all(mesh: Mesh) -> None:
+    """At start: sockets and channels do not outlive the daemon that held them."""
     with mesh.change() as change:
-        open_ones = change.db.execute("SELECT peer_id FROM presence WHERE source = 'socket' AND fact = 'open'")
-        for row in open_ones.fetchall():
-            note(change, row[0], SOCKET, "closed", "the daemon stopped")
+        rows = change.db.execute(
+            "SELECT peer_id, source FROM presence WHERE source IN ('socket', 'channel') AND fact = 'open'"
+        )
+        for peer_id, source in rows.fetchall():
+            note(change, peer_id, source, "closed", "the daemon stopped")

@@ -71,6 +71,14 @@ class Procs:
             pid = parent
         return line
 
+    def name(self, pid: int) -> str | None:
+        """The name of its program, without the folder; None when it is gone."""
+        return _name(pid) if 0 < pid <= MOST else None
+
+    def arguments(self, pid: int) -> list[str]:
+        """Its command line, as well as the system tells; empty when it is gone or not ours."""
+        return _arguments(pid) if 0 < pid <= MOST else []
+
     def close(self) -> None:
         """Watch nothing any more."""
         for handle in self._watched.values():
@@ -120,6 +128,20 @@ if sys.platform == "linux":
             return None
         return int(fields[1]), int(fields[19]) / TICKS
 
+    def _name(pid: int) -> str | None:
+        try:
+            with open(f"/proc/{pid:d}/comm", "rb", buffering=0) as file:
+                return file.read(64).decode("utf-8", "replace").rstrip("\n")
+        except OSError:
+            return None
+
+    def _arguments(pid: int) -> list[str]:
+        try:
+            with open(f"/proc/{pid:d}/cmdline", "rb", buffering=0) as file:
+                return file.read(65_536).decode("utf-8", "replace").rstrip("\0").split("\0")
+        except OSError:
+            return []
+
 else:
 
     class _Ends:
@@ -167,3 +189,14 @@ else:
         if len(fields) < 3 or fields[1].startswith("Z"):
             return None
         return int(fields[0]), time.mktime(time.strptime(fields[2].strip(), "%a %b %d %H:%M:%S %Y"))
+
+    def _name(pid: int) -> str | None:
+        return os.path.basename(_told(pid, "comm=")) or None
+
+    def _arguments(pid: int) -> list[str]:
+        return _told(pid, "args=").split()
+
+    def _told(pid: int, column: str) -> str:
+        command = ["/bin/ps", "-o", column, "-p", str(pid)]
+        answer = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C"}, timeout=5, check=False)
+        return answer.stdout.strip()

@@ -22,6 +22,7 @@ def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, 
     db, now = mesh.db.conn, mesh.clock.now()
     status = presence.status(evidence)
     connected = presence.SOCKET in evidence and evidence[presence.SOCKET].fact == "open"
+    channel = presence.CHANNEL in evidence and evidence[presence.CHANNEL].fact == "open"
     details = peer.details
     door = mesh.doors.of(peer.peer_id)
     handed_at = (door and door.handed_at) or peer.handed_at
@@ -52,7 +53,7 @@ def info(mesh: Mesh, peer: Peer, evidence: Mapping[str, Evidence]) -> dict[str, 
         "pending_ask_count": pending,
         "oldest_pending_age_seconds": round(now - oldest, 3) if oldest is not None else None,
         "pane_safe": None,
-        "inbound_status": _inbound(peer, status, connected, receipts, handed_at),
+        "inbound_status": _inbound(peer, status, connected or channel, receipts or channel, handed_at),
     }
 
 

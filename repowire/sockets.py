@@ -293,7 +293,8 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     remembers = DEDUPE in capabilities and instance is not None
     holder = f"instance:{instance}" if remembers else f"socket:{secrets.token_hex(6)}"
     receipts = RECEIPTS in capabilities or remembers
-    socket.door = Door(peer.peer_id, holder, pane=peer.pane_id is not None, receipts=receipts, remembers=remembers)
+    way = "pane" if peer.pane_id is not None else "socket"
+    socket.door = Door(peer.peer_id, holder, way=way, receipts=receipts, remembers=remembers)
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})
@@ -351,8 +352,8 @@ def on_delivery_ack(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body
 
 
 def on_ready(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
-    """The gate of a pane opened: what was held may be tried again."""
-    socket.door.retry_at = 0.0
+    """The gate of a pane opened: what was held may be tried again. Who says it once will say it again."""
+    socket.door.watches, socket.door.retry_at = True, 0.0
     change.after(socket.door.mail)
 
 

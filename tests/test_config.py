@@ -78,9 +78,9 @@ def test_the_paths_of_the_home(home: Path) -> None:
     ("text", "words"),
     [
         ("[daemon]\nprot = 1\n", ("config.toml", "daemon.prot", "unknown", "port")),
-        ("[deamon]\nport = 1\n", ("config.toml", "[deamon]", "unknown", "daemon, mesh, store, ledger")),
-        ("[deamon]\n", ("config.toml", "[deamon]", "unknown", "daemon, mesh, store, ledger")),
-        ("port = 1\n", ("config.toml", "port", "unknown", "daemon, mesh, store, ledger")),
+        ("[deamon]\nport = 1\n", ("config.toml", "[deamon]", "unknown", "daemon, mesh, delivery, store, ledger")),
+        ("[deamon]\n", ("config.toml", "[deamon]", "unknown", "daemon, mesh, delivery, store, ledger")),
+        ("port = 1\n", ("config.toml", "port", "unknown", "daemon, mesh, delivery, store, ledger")),
         ("daemon = 1\n", ("config.toml", "daemon", "[daemon]")),
         ('[daemon]\nport = "8377"\n', ("config.toml", "daemon.port", "'8377'", "whole number from 0 to 65535")),
         ("[daemon]\nport = 70000\n", ("config.toml", "daemon.port", "70000", "from 0 to 65535")),
@@ -109,7 +109,7 @@ def test_a_mistake_names_its_place_and_what_is_allowed(home: Path, text: str | b
         ("REPOWIRE_DAEMON__PORT", "80.0", ("'80.0'", "whole number")),
         ("REPOWIRE_DAEMON__DRAIN_SECONDS", "nan", ("'nan'", "from 0 to 3600")),
         ("REPOWIRE_DAEMON__PROT", "1", ("unknown key daemon.prot", "port")),
-        ("REPOWIRE_RELAY__API_KEY", "x", ("unknown section [relay]", "daemon, mesh, store, ledger")),
+        ("REPOWIRE_RELAY__API_KEY", "x", ("unknown section [relay]", "daemon, mesh, delivery, store, ledger")),
         ("REPOWIRE_STORE__", "x", ("unknown key store.", "checkpoint_bytes")),
     ],
 )
@@ -152,7 +152,8 @@ def test_a_config_that_cannot_be_read_says_so(home: Path) -> None:
 def row(section: str, key: str) -> str:
     """A key as `docs/config.md` must tell it."""
     known, default = config.settings(section)[key], config.SECTIONS[section]._field_defaults[key]
-    shown = "unset" if default is None else f"`{default}`"
+    words = str(default).lower() if isinstance(default, bool) else default
+    shown = "unset" if default is None else f"`{words}`"
     name = f"REPOWIRE_{section}__{key}".upper()
     return f"| `{section}.{key}` | {known.unit} | {shown} | {known.allowed} | {known.meaning} | `{name}` |"
 

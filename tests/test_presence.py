@@ -43,5 +43,5 @@ async def test_no_socket_is_open_after_a_restart(mesh):
     with mesh.change() as change:
         presence.note(change, "repow-x", SOCKET, "open")
     assert presence.reachable(mesh.db.conn, "repow-x")
-    presence.close_all_sockets(mesh)
+    presence.close_all(mesh)
     assert not presence.reachable(mesh.db.conn, "repow-x")

@@ -1,0 +1,109 @@
+"""What Claude Code's hooks say, and how they want to be answered (run with 2.1.330 and 2.1.197).
+
+Facts of one agent, no I/O. Both versions send the same fields; the newer one has the inbox and CLAUDE_PID besides.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+PROGRAM = "claude"  # its processes' name; a native binary in both versions
+CONTINUES = ("clear", "resume")  # reasons of a SessionEnd after which the same process begins another session
+BYPASS = "bypassPermissions"
+MAX_TURN_CHARS = 64_000  # of a chat turn that is kept
+
+
+class Said(NamedTuple):
+    """What an event says; every field may be missing, since a version may leave it out."""
+
+    session: str | None = None
+    transcript: str | None = None
+    cwd: str | None = None
+    mode: str | None = None
+    model: str | None = None
+    turn: str | None = None
+    prompt: str | None = None
+    last_text: str | None = None
+    source: str | None = None
+    reason: str | None = None
+    notification: str | None = None
+    tool: str | None = None
+    stop_hook_active: bool = False
+
+
+def parse(body: Mapping[str, Any]) -> Said:
+    """The fields that we use, each only in its own type."""
+
+    def text(name: str) -> str | None:
+        value = body.get(name)
+        return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+
+    return Said(
+        session=text("session_id"),
+        transcript=text("transcript_path"),
+        cwd=text("cwd"),
+        mode=text("permission_mode"),
+        model=text("model"),
+        turn=text("prompt_id"),
+        prompt=text("prompt"),
+        last_text=text("last_assistant_message"),
+        source=text("source"),
+        reason=text("reason"),
+        notification=text("notification_type"),
+        tool=text("tool_name"),
+        stop_hook_active=body.get("stop_hook_active") is True,
+    )
+
+
+def block(reason: str) -> str:
+    """A Stop hook's answer that makes the model read the text and go on."""
+    return json.dumps({"decision": "block", "reason": reason}, ensure_ascii=False)
+
+
+def context(event: str, text: str) -> str:
+    """An answer that puts a text into the model's context."""
+    facts = {"hookEventName": event, "additionalContext": text}
+    return json.dumps({"hookSpecificOutput": facts}, ensure_ascii=False)
+
+
+def config_dir(transcript: str | None) -> str | None:
+    """Claude's folder (`~/.claude`, or CLAUDE_CONFIG_DIR), from the path of a transcript in it."""
+    head, found, _ = (transcript or "").rpartition("/projects/")
+    return head if found and os.path.isabs(head) else None
+
+
+def registry(transcript: str | None, pid: int | None) -> str | None:
+    """The file in which a running session says how it is: idle, busy or waiting."""
+    folder = config_dir(transcript)
+    return os.path.join(folder, "sessions", f"{pid}.json") if folder and pid else None
+
+
+def bypasses(arguments: Sequence[str]) -> bool:
+    """Whether a command line starts it without permission prompts, where each inbox message opens a dialog."""
+    pairs = zip(arguments, (*arguments[1:], ""), strict=True)
+    return any(
+        word == "--dangerously-skip-permissions"
+        or word == f"--permission-mode={BYPASS}"
+        or (word == "--permission-mode" and value == BYPASS)
+        for word, value in pairs
+    )
+
+
+def inbox_lines(text: str, token: str | None) -> bytes:
+    """A message as the inbox socket takes it: one JSON object a line, the token first where there is one.
+
+    We do not state a permission mode on a sender's behalf.
+    """
+    said = [{"type": "user", "message": {"role": "user", "content": text}}]
+    lines = ([{"type": "auth", "token": token}] if token else []) + said
+    return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+
+
+def waits_for_user(registry_text: str) -> bool | None:
+    """Whether the registry file says that a dialog is open; None when it does not say."""
+    try:
+        status = json.loads(registry_text).get("status")
+    except (ValueError, AttributeError):
+        return None
+    return {"waiting": True, "idle": False, "busy": False}.get(status) if isinstance(status, str) else None

@@ -1,0 +1,181 @@
+"""Arrivals: how an agent's hook or MCP server says who it is, by evidence, and becomes a peer.
+
+In this order: the process that the caller descends from, the runtime's session id, the pane. Never "the active pane",
+and never a name. The facts of the environment come as headers (layout: thin edges, one brain).
+"""
+
+import os
+from dataclasses import replace
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from repowire import callers, claims, peers, presence, sessions
+from repowire.agents import claude_code_hooks as claude
+from repowire.claims import Claim
+from repowire.mesh import Change, Mesh
+from repowire.peers import Peer
+
+BACKEND = "claude-code"
+MAX_HEADER_CHARS = 4096
+
+
+class Facts(NamedTuple):
+    """What a caller's environment says; `pid` and `server` are proved, with their start times."""
+
+    session: str | None = None
+    cwd: str | None = None
+    pane_id: str | None = None
+    tmux: str | None = None
+    server_pid: int | None = None
+    server_started: float | None = None
+    pid: int | None = None
+    started: float | None = None
+    inbox: str | None = None
+    inbox_token: str | None = None
+
+    @property
+    def pane_server(self) -> str | None:
+        return sessions.server_name(self.tmux, self.server_pid, self.server_started)
+
+
+def facts(mesh: Mesh, request: web.Request) -> Facts:
+    """The headers of a hook or an MCP server, checked against the kernel's word for the caller's ancestors."""
+
+    def header(name: str) -> str | None:
+        value = request.headers.get(f"X-Repowire-{name}", "")[:MAX_HEADER_CHARS]
+        return value.encode("utf-8", "replace").decode() or None  # the parser leaves what is not UTF-8 as surrogates
+
+    socket, _, rest = (header("Tmux") or "").rpartition(",")[0].rpartition(",")
+    server_pid = int(rest) if rest.isascii() and rest.isdigit() and len(rest) < 10 else None
+    server_started = mesh.procs.started(server_pid) if server_pid else None
+    pid, started = _agent(mesh, request, header("Agent-Pid"))
+    return Facts(
+        session=header("Session"),
+        cwd=unquote(header("Cwd") or "", errors="replace").replace("\0", "") or None,
+        pane_id=header("Pane"),
+        tmux=socket or None,
+        server_pid=server_pid if server_started is not None else None,
+        server_started=server_started,
+        pid=pid,
+        started=started,
+        inbox=header("Inbox"),
+        inbox_token=header("Inbox-Token"),
+    )
+
+
+def _agent(mesh: Mesh, request: web.Request, said: str | None) -> tuple[int | None, float | None]:
+    """The agent among the caller's ancestors: the nearest by its name, else the one that the environment names."""
+    line = mesh.auth.lineage(request)
+    for pid, started in line:
+        if mesh.procs.name(pid) == claude.PROGRAM:
+            return pid, started
+    return next(((pid, started) for pid, started in line if str(pid) == said), (None, None))
+
+
+def known(mesh: Mesh, request: web.Request, found: Facts) -> Peer | None:
+    """The peer whose agent calls, if it is one: by its process, else by session, else by pane."""
+    db = mesh.db.conn
+    if found.pid is not None and found.started is not None:
+        return peers.by_process(db, found.pid, found.started)  # another agent's descendant is not its parent
+    if (peer := callers.calling(mesh, request)) is not None:
+        return peer
+    if found.session and (peer := peers.by_session(db, found.session, BACKEND)) and _current(peer):
+        return peer
+    lives_there = _in_pane(mesh, found)
+    return lives_there if lives_there is not None and _current(lives_there) else None
+
+
+def _current(peer: Peer) -> bool:
+    return peer.retired_at is None and peer.hidden_at is None and peer.agent_pid is None
+
+
+def _in_pane(mesh: Mesh, found: Facts) -> Peer | None:
+    """Who lives or lived last in the pane that the facts prove."""
+    if found.pane_id is None or found.tmux is None or found.server_pid is None or found.server_started is None:
+        return None
+    rows = sessions.in_pane(mesh.db.conn, found.tmux, found.server_pid, found.server_started, found.pane_id)
+    return peers.find(mesh.db.conn, rows[0].peer_id) if rows else None
+
+
+def arrive(change: Change, mesh: Mesh, request: web.Request, found: Facts, said: claude.Said) -> Peer:
+    """The peer that the caller is; made, or brought up to date, where something of it is new.
+
+    To be followed by `claims.watch` when it has a process.
+    """
+    session = said.session or found.session
+    path = said.cwd or found.cwd
+    peer = known(mesh, request, found)
+    another = session is not None and peer is not None and peer.session != session
+    if peer is None or another or (found.pane_id and peer.pane_id != found.pane_id):
+        claim = Claim(
+            name=None,
+            backend=BACKEND,
+            circle=None,
+            circle_source="tmux" if found.pane_id else "fallback",
+            path=peer.path if peer and peer.path else os.path.normpath(path) if path else None,
+            tmux_session=None,
+            pane_id=found.pane_id,
+            pane_server=found.pane_server,
+            agent_pid=found.pid,
+            agent_started=found.started,
+            metadata={"hook_session_id": session} if session else {},
+        )
+        proved = peer or _returned(mesh, found, claim)
+        peer, _ = claims.register(
+            change, _named(proved, claim), circles=mesh.config.mesh.circles, connected=True, proved=proved
+        )
+    _bind(change, mesh, peer, found, said, session)
+    return peer
+
+
+def _named(proved: Peer | None, claim: Claim) -> Claim:
+    """Where the folder is no name (it is the root, or none is known) the backend is one."""
+    if proved is None and claim.path in (None, "/", "//"):
+        return replace(claim, name=BACKEND)
+    return claim
+
+
+def _returned(mesh: Mesh, found: Facts, claim: Claim) -> Peer | None:
+    """Who lived last in the very pane and folder, and lives no more (wire.md 16, row 8: pane proof)."""
+    db, last = mesh.db.conn, _in_pane(mesh, found)
+    if last is None or last.backend != BACKEND or last.path != claim.path:
+        return None
+    if claim.session and peers.by_session(db, claim.session, BACKEND) is not None:
+        return None  # it resumes a session, which is a better word for who it is
+    gone = presence.of(db, last.peer_id) == presence.OFFLINE
+    return last if gone and not presence.reachable(db, last.peer_id) else None
+
+
+def _bind(change: Change, mesh: Mesh, peer: Peer, found: Facts, said: claude.Said, session: str | None) -> None:
+    """Note the ways into its session. What an event does not say stays as it was."""
+    given = {
+        "session": session,
+        "transcript": said.transcript,
+        "mode": said.mode,
+        "inbox": found.inbox,
+        "inbox_token": found.inbox_token,
+        "registry": claude.registry(said.transcript, found.pid),
+        "tmux": found.tmux,
+        "server_pid": found.server_pid,
+        "server_started": found.server_started,
+        "pane_id": found.pane_id,
+    }
+    if said.mode is None and found.pid is not None and said.source in ("startup", "resume", "fork"):
+        given["mode"] = claude.BYPASS if claude.bypasses(mesh.procs.arguments(found.pid)) else None
+    sessions.bind(change, peer.peer_id, **{name: fact for name, fact in given.items() if fact is not None})
+
+
+def caller(mesh: Mesh, request: web.Request) -> Peer:
+    """On whose behalf a request speaks: the agent's peer, made where it is not one yet, or the human's."""
+    found = facts(mesh, request)
+    peer = known(mesh, request, found)
+    if peer is not None:
+        return peer
+    if found.pid is None and found.session is None:
+        return callers.human(mesh)
+    with mesh.change() as change:
+        peer = arrive(change, mesh, request, found, claude.Said(source="startup"))
+    claims.watch(mesh, peer)
+    return peer

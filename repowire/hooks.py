@@ -1,0 +1,309 @@
+"""Hooks: what the agents' own hooks say, and what they are told back.
+
+Each event is one change: who is calling (`arrivals`), what it proves of the peer's life, and, at the end of a turn, the
+mail that waited. What a hook was given is `handed` when its script says that it printed it, and `seen` when the runtime
+shows the id: in a prompt, or in the transcript of the turn that went on.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from repowire import arrivals, asks, claims, deliveries, peers, presence, sessions, wire
+from repowire.agents import claude_code_hooks as claude
+from repowire.agents.claude_code_hooks import Said
+from repowire.arrivals import Facts
+from repowire.deliveries import Delivery
+from repowire.errors import Refusal, not_found
+from repowire.mesh import MESH, Change, Mesh
+from repowire.peers import Peer
+from repowire.protocol import clean, render, shown
+
+MAIL_MOST, MAIL_CHARS = 10, 20_000  # messages and characters that one Stop carries; the rest waits for the next
+REMINDERS_MOST = 10
+REMINDER_CHARS = 150  # of an ask's text (wire.md 5.5)
+TAIL_BYTES = 1 << 20  # of a transcript that is searched for what a hook carried
+ROSTER_MOST = 10  # names told to a new session
+RECEIPT = "X-Repowire-Receipt"
+
+
+class Heard(NamedTuple):
+    """One event, and who it is of."""
+
+    mesh: Mesh
+    peer: Peer
+    said: Said
+    facts: Facts
+
+
+class Answer(NamedTuple):
+    """What the hook prints, and the holder of the mail in it, to be receipted when it is printed."""
+
+    text: str = ""
+    holder: str | None = None
+
+
+NOTHING = Answer()
+
+# -- rules: what an event proves -------------------------------------------------
+
+
+def on_session_start(change: Change, heard: Heard) -> Answer:
+    """A session begins, or goes on under another id: the peer is who it was."""
+    _dialog(change, heard.peer, "closed")
+    _turn(change, heard, presence.ONLINE, "idle")
+    return Answer(claude.context("SessionStart", _introduction(change, heard.peer)))
+
+
+def _introduction(change: Change, peer: Peer) -> str:
+    """Who it is and who else there is, in a few lines."""
+    others = [
+        f"@{one.display_name}"
+        for one in peers.listed(change.db)
+        if one.peer_id != peer.peer_id
+        and (one.circle == peer.circle or one.everywhere)
+        and presence.of(change.db, one.peer_id) != presence.OFFLINE
+    ]
+    more = f" and {len(others) - ROSTER_MOST} more" if len(others) > ROSTER_MOST else ""
+    around = f"Peers here: {', '.join(others[:ROSTER_MOST])}{more}." if others else "No other peer is here yet."
+    return (
+        f"[repowire] You are @{peer.display_name} in circle {peer.circle}. {around} Messages from peers come as"
+        " [repowire …] blocks; answer an ask with the repowire tool `ack`, ask others with `ask`."
+    )
+
+
+def on_user_prompt(change: Change, heard: Heard) -> Answer:
+    """A turn begins, and what its prompt shows was seen."""
+    _dialog(change, heard.peer, "closed")
+    _turn(change, heard, presence.BUSY, "working")
+    _seen(change, heard.peer, shown(heard.said.prompt or ""), "prompt")
+    _chat(change, heard, "user", heard.said.prompt)
+    return NOTHING
+
+
+def on_stop(change: Change, heard: Heard) -> Answer:
+    """The turn is over: idle, and what waits goes along, once; never into a turn that a stop hook made."""
+    _dialog(change, heard.peer, "closed")
+    _chat(change, heard, "assistant", heard.said.last_text)
+    answer = NOTHING if heard.said.stop_hook_active else _mail(change, heard.peer)
+    if answer is NOTHING:
+        _turn(change, heard, presence.ONLINE, "idle")
+    else:
+        _turn(change, heard, presence.BUSY, "working")  # the model goes on with it
+    return answer
+
+
+def on_stop_failure(change: Change, heard: Heard) -> Answer:
+    """The turn ended with an error of the model's service: idle, and nothing is said into it."""
+    _dialog(change, heard.peer, "closed")
+    _turn(change, heard, presence.ONLINE, "idle")
+    return NOTHING
+
+
+def on_notification(change: Change, heard: Heard) -> Answer:
+    """It waits for its user: for a decision, or just for the next prompt."""
+    if heard.said.notification == "permission_prompt":
+        _dialog(change, heard.peer, "open")
+        _turn(change, heard, presence.BUSY, "awaiting_input")
+    elif heard.said.notification == "idle_prompt":
+        _turn(change, heard, presence.ONLINE, "awaiting_input")
+    return NOTHING
+
+
+def on_permission_request(change: Change, heard: Heard) -> Answer:
+    """A dialog is on the screen: until it is gone nothing is put in front of the agent."""
+    _dialog(change, heard.peer, "open")
+    _turn(change, heard, presence.BUSY, "awaiting_input")
+    return NOTHING
+
+
+def on_post_tool_use(change: Change, heard: Heard) -> Answer:
+    """A tool ran, so no dialog is in its way any more."""
+    known = presence.evidence(change.db, heard.peer.peer_id).get(presence.DIALOG)
+    if heard.peer.turn_state != "working" or (known is not None and known.fact == "open"):
+        _dialog(change, heard.peer, "closed")
+        _turn(change, heard, presence.BUSY, "working")
+    return NOTHING
+
+
+def on_session_end(change: Change, heard: Heard) -> Answer:
+    """The session is over; where its process goes on with another one, the peer does too."""
+    if heard.said.reason not in claude.CONTINUES:
+        peers.retire(change, heard.peer, "session_end", "session_end_hook")
+    return NOTHING
+
+
+EVENTS: dict[str, Callable[[Change, Heard], Answer]] = {
+    "SessionStart": on_session_start,
+    "UserPromptSubmit": on_user_prompt,
+    "Stop": on_stop,
+    "StopFailure": on_stop_failure,
+    "Notification": on_notification,
+    "PermissionRequest": on_permission_request,
+    "PostToolUse": on_post_tool_use,
+    "SessionEnd": on_session_end,
+}
+
+
+def _turn(change: Change, heard: Heard, word: str, turn_state: str) -> None:
+    """What the event says of the peer's status; only what is new leaves an event."""
+    peer = heard.peer
+    peers.say(change, peer, word, "hook", "hook")
+    if peer.turn_state != turn_state or (heard.said.model and heard.said.model != peer.model):
+        peers.update(change, peer, turn_state=turn_state, model=heard.said.model, metadata={})
+    else:
+        peers.touch(change, peer.peer_id)
+
+
+def _dialog(change: Change, peer: Peer, fact: str) -> None:
+    known = presence.evidence(change.db, peer.peer_id).get(presence.DIALOG)
+    if known is None or known.fact != fact:
+        presence.note(change, peer.peer_id, presence.DIALOG, fact)
+
+
+def _chat(change: Change, heard: Heard, role: str, text: str | None) -> None:
+    if text:
+        change.record(
+            "chat.turned",
+            peer_id=heard.peer.peer_id,
+            peer=heard.peer.display_name,
+            role=role,
+            text=clean(text)[: claude.MAX_TURN_CHARS],
+            session_id=heard.said.session,
+            turn_id=heard.said.turn,
+        )
+
+
+def _seen(change: Change, peer: Peer, ids: Iterable[str], by: str) -> None:
+    """What the runtime showed: an ask by its correlation id, everything else by its delivery's."""
+    for one in ids:
+        ask = asks.find(change.db, one)
+        deliveries.seen(change, peer.peer_id, ask.delivery_id if ask else one, by)
+
+
+# -- rules: what a Stop carries ------------------------------------------------------
+
+
+def _mail(change: Change, peer: Peer) -> Answer:
+    """Lease what waits in the mailbox, and name the open asks that were not named yet."""
+    holder = f"hook:{secrets.token_urlsafe(18)}"
+    parts: list[str] = []
+    while len(parts) < MAIL_MOST and sum(map(len, parts)) < MAIL_CHARS:
+        leased = deliveries.lease(change, peer.peer_id, holder)
+        if not leased:
+            break
+        parts += [render(one.payload) for one in leased]
+    reminded = asks.remind(change, peer.peer_id, REMINDERS_MOST)
+    if reminded:
+        lines = [f"#{ask.correlation_id} from @{ask.from_peer}: {_short(ask.text)}" for ask in reminded]
+        parts.append("\n".join(["[repowire] You have not answered yet (answer with the tool ack):", *lines]))
+    if not parts:
+        return NOTHING
+    return Answer(claude.block("\n\n".join(parts)), holder)
+
+
+def _short(text: str) -> str:
+    line = " ".join(clean(text).split())
+    return line if len(line) <= REMINDER_CHARS else f"{line[: REMINDER_CHARS - 1]}…"
+
+
+def printed(change: Change, holder: str) -> list[Delivery]:
+    """The hook's script printed what it was given."""
+    taken = deliveries.taken_by(change.db, holder)
+    for delivery in taken:
+        deliveries.receipt(change, delivery.delivery_id, "injected", peer_id=delivery.peer_id, by="hook")
+    return taken
+
+
+async def look(mesh: Mesh, peer_id: str) -> None:
+    """Search the end of the transcript for what a hook carried: Stop feedback stands there and in no prompt."""
+    session = sessions.find(mesh.db.conn, peer_id)
+    if session is None or session.transcript is None:
+        return
+    ids = await asyncio.to_thread(_shown_in, Path(session.transcript))
+    if ids:
+        with mesh.change() as change:
+            peer = peers.find(change.db, peer_id)
+            if peer is not None:
+                _seen(change, peer, ids, "transcript")
+
+
+def _shown_in(transcript: Path) -> set[str]:
+    """The ids of the whole blocks in the last TAIL_BYTES of a transcript."""
+    try:
+        with transcript.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            lines = file.read(TAIL_BYTES).splitlines()
+    except OSError:
+        return set()
+    found: set[str] = set()
+    for line in lines:
+        if b"[repowire " in line:
+            try:
+                found.update(_shown_by(json.loads(line)))
+            except (ValueError, RecursionError):  # the first line is cut, the last may be half written
+                continue
+    return found
+
+
+def _shown_by(value: Any) -> list[str]:
+    """The ids in every string of what the model was given; what the model said itself proves nothing."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return [] if value.get("type") == "assistant" else [one for part in value.values() for one in _shown_by(part)]
+    return [one for part in value for one in _shown_by(part)] if isinstance(value, list) else []
+
+
+# -- wire --------------------------------------------------------------------------------
+
+
+async def post_hook(request: web.Request) -> web.StreamResponse:
+    mesh, event = request.app[MESH], request.match_info["event"]
+    rule = EVENTS.get(event) if request.match_info["backend"] == arrivals.BACKEND else None
+    if rule is None:
+        raise not_found("hook", event, f"no hook {event!r} of {request.match_info['backend']!r} is known here")
+    said = await _said(request)
+    facts = arrivals.facts(mesh, request)
+    if event == "SessionEnd" and arrivals.known(mesh, request, facts) is None:
+        return web.Response()  # of somebody who was never here, or has gone already
+    if request.transport is None or request.transport.is_closing():
+        return web.Response()  # the hook gave up: what is leased to it now would be lost
+    with mesh.change() as change:
+        peer = arrivals.arrive(change, mesh, request, facts, said)
+        answer = rule(change, Heard(mesh, peer, said, facts))
+    claims.watch(mesh, peer)
+    if said.stop_hook_active:
+        await look(mesh, peer.peer_id)
+    if not answer.text:
+        return web.Response()
+    headers = {RECEIPT: answer.holder.partition(":")[2]} if answer.holder else {}
+    return web.Response(body=answer.text.encode(), headers=headers, content_type="application/json")
+
+
+async def _said(request: web.Request) -> Said:
+    """What the event says. One too large for us is still an event: a tool's output may be huge."""
+    try:
+        return claude.parse((await wire.read(request, empty_ok=True)).fields)
+    except Refusal as refusal:
+        if refusal.status != 413:
+            raise
+        return Said()
+
+
+async def post_receipt(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    with mesh.change() as change:
+        taken = printed(change, f"hook:{request.match_info['token']}")
+    return wire.reply({"ok": True, "handed": [one.delivery_id for one in taken]})
+
+
+ROUTES = [
+    web.post("/hooks/receipts/{token}", post_receipt),
+    web.post("/hooks/{backend}/{event}", post_hook),
+]

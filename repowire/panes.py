@@ -1,0 +1,176 @@
+"""Panes: which panes the host's ws-hook shall serve, and that there is one while any shall.
+
+Nothing is stored: a pane is wanted while its peer lives in it and no better way leads there. `GET /panes/hosted` says
+so anew at each change, so either side may restart and they agree again (wire.md 16, row 32).
+"""
+
+import asyncio
+import json
+import logging
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from repowire import callers, channels, peers, sessions
+from repowire.errors import forbidden
+from repowire.mesh import MESH, Mesh
+
+log = logging.getLogger("repowire")
+
+KEEPALIVE_SECONDS = 15.0
+HELD_ELSEWHERE = 75  # ws-hook's exit code when another one serves this home: it will open the stream
+AGAIN_FIRST_SECONDS, AGAIN_MOST_SECONDS = 1.0, 30.0
+STOP_SECONDS = 2.0
+WAKES = (
+    "session.bound",
+    "peer.registered",
+    "peer.returned",
+    "peer.retired",
+    "peer.unregistered",
+    "peer.reaped",
+    "peer.displaced",
+    "peer.changed",
+    "channel.opened",
+    "channel.closed",
+)
+
+
+class Hosts:
+    """How many ws-hooks follow the stream now; more than one only while one takes over from another."""
+
+    def __init__(self) -> None:
+        self.following = 0
+
+
+HOSTS = web.AppKey("hosts", Hosts)
+
+# -- rules -----------------------------------------------------------------------
+
+
+def wanted(mesh: Mesh) -> list[dict[str, Any]]:
+    """The panes to be served, with all that proves that a pane is still the one that was meant."""
+    found = []
+    for peer in peers.listed(mesh.db.conn):
+        if peer.pane_id is None or peer.pane_server is None or peer.retired_at is not None:
+            continue
+        session = sessions.find(mesh.db.conn, peer.peer_id)
+        if session is None or session.tmux is None or channels.inbox_of(mesh, peer) is not None:
+            continue
+        found.append(
+            {
+                "peer_id": peer.peer_id,
+                "display_name": peer.display_name,
+                "backend": peer.backend,
+                "circle": peer.circle,
+                "path": peer.path,
+                "pane_id": peer.pane_id,
+                "tmux": session.tmux,
+                "server_pid": session.server_pid,
+                "server_started": session.server_started,
+                "agent_pid": peer.agent_pid,
+                "agent_started": peer.agent_started,
+                "registry": session.registry,
+            }
+        )
+    return found
+
+
+# -- loop ------------------------------------------------------------------------
+
+
+class Keeper:
+    """Starts ws-hook with the first pane that is wanted, and again when it ends; ends it with the daemon."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts = hosts
+
+    async def run(self, mesh: Mesh) -> None:
+        again = AGAIN_FIRST_SECONDS
+        with mesh.bus.listen(*WAKES, "pane.host") as nudge:
+            while True:
+                if self.hosts.following or not wanted(mesh):
+                    await nudge.wait(60.0)
+                    continue
+                started = mesh.clock.now()
+                await self._serve(mesh)
+                if mesh.clock.now() - started > AGAIN_MOST_SECONDS:
+                    again = AGAIN_FIRST_SECONDS
+                due = mesh.clock.now() + again
+                again = min(2 * again, AGAIN_MOST_SECONDS)
+                while not self.hosts.following and (left := due - mesh.clock.now()) > 0:
+                    await nudge.wait(left)
+
+    async def _serve(self, mesh: Mesh) -> None:
+        """Run one ws-hook to its end. What it says goes into the home's ws-hook.log."""
+        home = mesh.config.home
+        with (home / "ws-hook.log").open("ab") as said:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "repowire",
+                "ws-hook",
+                "--home",
+                str(home),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=said,
+                cwd=home,
+                start_new_session=True,
+            )
+        mesh.announce("pane.host", pid=process.pid, running=True)
+        try:
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await self._ended(process)
+        mesh.announce("pane.host", pid=process.pid, running=False, code=code)
+        if code not in (0, HELD_ELSEWHERE):
+            log.warning("ws-hook ended with %d; see %s", code, home / "ws-hook.log")
+
+    @staticmethod
+    async def _ended(process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+
+
+# -- wire ------------------------------------------------------------------------
+
+
+async def get_hosted(request: web.Request) -> web.StreamResponse:
+    """The wanted panes as a line of JSON, at once and at each change; an empty line says that we are still here."""
+    mesh, hosts = request.app[MESH], request.app[HOSTS]
+    if callers.calling(mesh, request) is not None:
+        raise forbidden("ours_alone", "this stream is for the host's ws-hook")
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    hosts.following += 1
+    mesh.bus.publish("pane.host")
+    told = b""
+    try:
+        with mesh.bus.listen(*WAKES) as nudge:
+            while not mesh.bus.closed:
+                line = json.dumps({"panes": wanted(mesh)}).encode() + b"\n"
+                await response.write(line if line != told else b"\n")
+                told = line
+                await _changed(mesh, nudge, told)
+    except ConnectionError:
+        pass  # it left
+    finally:
+        hosts.following -= 1
+        mesh.bus.publish("pane.host")
+    return response
+
+
+async def _changed(mesh: Mesh, nudge: Any, told: bytes) -> None:
+    """Wait until other panes are wanted, KEEPALIVE_SECONDS at most."""
+    while await nudge.wait(KEEPALIVE_SECONDS) and not mesh.bus.closed:
+        if json.dumps({"panes": wanted(mesh)}).encode() + b"\n" != told:
+            return
+
+
+ROUTES = [web.get("/panes/hosted", get_hosted)]
