@@ -29,6 +29,12 @@ def _listen() -> "ModuleType":
     return listen
 
 
+def _mcp() -> "ModuleType":
+    from repowire.cli import mcp
+
+    return mcp
+
+
 def _messages() -> "ModuleType":
     from repowire.cli import messages
 
@@ -70,6 +76,7 @@ NOUNS = {
     "asks": (_asks, "list asks: open ones, or --answered"),
     "notify": (_messages, "tell a peer something that wants no answer"),
     "listen": (_listen, "make a script a peer: messages as JSON lines, or each to a command"),
+    "mcp": (_mcp, "the MCP server that an agent starts"),
     "trace": (_traces, "every step of one ask or message"),
     "tail": (_traces, "live events"),
 }
