@@ -47,6 +47,12 @@ def _peers() -> "ModuleType":
     return peers
 
 
+def _setup() -> "ModuleType":
+    from repowire.cli import setup
+
+    return setup
+
+
 def _status() -> "ModuleType":
     from repowire.cli import status
 
@@ -76,6 +82,8 @@ NOUNS = {
     "asks": (_asks, "list asks: open ones, or --answered"),
     "notify": (_messages, "tell a peer something that wants no answer"),
     "listen": (_listen, "make a script a peer: messages as JSON lines, or each to a command"),
+    "setup": (_setup, "make an agent's sessions peers: its hooks and its MCP server"),
+    "uninstall": (_setup, "take out of an agent's settings what setup wrote"),
     "mcp": (_mcp, "the MCP server that an agent starts"),
     "trace": (_traces, "every step of one ask or message"),
     "tail": (_traces, "live events"),
@@ -105,7 +113,7 @@ def program() -> "ModuleType":
 
 def help_text() -> str:
     """What `repowire` alone says: the commands, and how to begin."""
-    rows = "\n".join(f"  {noun:<8} {words}" for noun, (_, words) in NOUNS.items())
+    rows = "\n".join(f"  {noun:<9} {words}" for noun, (_, words) in NOUNS.items())
     return (
         "usage: repowire COMMAND [...]\n\nA local daemon that gives every coding agent on a machine a name and a"
         f" mailbox.\n\ncommands (each has --help):\n{rows}\n\n{FIRST_STEPS}\n{EXIT_CODES}"
