@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import __version__, asks, callers, messages, peers, presence, roster, wire
+from repowire import __version__, arrivals, asks, messages, peers, presence, roster, wire
 from repowire.errors import Refusal, forbidden, invalid
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
@@ -358,17 +358,12 @@ async def _call_tool(request: web.Request, params: Json) -> Json:
         for field in given or ():
             if field not in tool.fields:
                 raise invalid(field[:64], f"is no argument of {tool.name}; it takes {', '.join(tool.fields) or 'none'}")
-        text = await tool.run(Call(mesh, request, _caller(mesh, request), wire.Body(given or {})))
+        text = await tool.run(Call(mesh, request, arrivals.caller(mesh, request), wire.Body(given or {})))
         await mesh.committed()
     except Refusal as no:
         words = f"{no.facts['field']}: {no.hint}" if "field" in no.facts else no.hint
         return {"content": [{"type": "text", "text": f"{no.error}: {words}"}], "isError": True}
     return {"content": [{"type": "text", "text": text}], "isError": False}
-
-
-def _caller(mesh: Mesh, request: web.Request) -> Peer:
-    """On whose behalf the request speaks."""
-    return callers.calling(mesh, request) or callers.human(mesh)
 
 
 METHODS: dict[str, Callable[[web.Request, Json], Awaitable[Json]]] = {
