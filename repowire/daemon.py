@@ -60,7 +60,20 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("deliveries", deliveries),
     ("asks", asks),
 ]
-CONCERNS: list[ModuleType] = [asks, claims, deliveries, doctor, hooks, mcp, messages, panes, peers, roster, sockets, traces]
+CONCERNS: list[ModuleType] = [
+    asks,
+    claims,
+    deliveries,
+    doctor,
+    hooks,
+    mcp,
+    messages,
+    panes,
+    peers,
+    roster,
+    sockets,
+    traces,
+]
 TICKS: list[ModuleType] = [peers, deliveries, asks]
 TOUCHES = frozenset({"/peers/{name}/touch"})  # a restart may forget them
 
