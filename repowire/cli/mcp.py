@@ -13,7 +13,7 @@ def main(argv: list[str]) -> int:
         "mcp",
         "The MCP server that an agent starts: it speaks MCP on stdin and stdout, and starts the daemon when it is down."
         " `repowire setup claude-code` writes it into the agent's settings.",
-        "  claude mcp add --scope user repowire -- repowire mcp\n  repowire mcp --home ~/.repowire",
+        "  claude mcp add -s user repowire -- repowire mcp\n  repowire mcp --home ~/.repowire",
     )
     made.add_argument("--home", help="the daemon's home (default: REPOWIRE_HOME or ~/.repowire)")
     return c.run(made, argv[1:], become)
