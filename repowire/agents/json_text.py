@@ -112,14 +112,17 @@ def insert(text: str, holder: Node, key: str | None, value: Any) -> str:
     style = _style(text)
     label = f"{json.dumps(key, ensure_ascii=False)}: " if key is not None else ""
     deep = _depth(text, holder.begin, style)
-    inside = style.line + style.indent * (deep + 1)
-    fresh = label + _dump(value, style, deep + 1)
-    if holder.members:
-        last = holder.members[-1]
-        gap = text[_after_comma(text, holder) : last.begin]
-        return text[: last.end] + "," + (gap if style.line else " ") + fresh + text[last.end :]
-    tail = style.line + style.indent * deep
-    return text[: holder.begin + 1] + inside + fresh + tail + text[holder.end - 1 :]
+    if not holder.members:
+        inside, tail = style.line + style.indent * (deep + 1), style.line + style.indent * deep
+        fresh = label + _dump(value, style, deep + 1)
+        return text[: holder.begin + 1] + inside + fresh + tail + text[holder.end - 1 :]
+    last = holder.members[-1]
+    gap = text[_after_comma(text, holder) : last.begin]
+    if "\n" in gap:
+        fresh = gap + label + _dump(value, style, deep + 1)
+    else:  # its neighbours stand on one line
+        fresh = (gap if len(holder.members) > 1 else " ") + label + json.dumps(value, ensure_ascii=False)
+    return text[: last.end] + "," + fresh + text[last.end :]
 
 
 def _after_comma(text: str, holder: Node) -> int:
