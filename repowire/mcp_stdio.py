@@ -323,7 +323,7 @@ def main(arguments: "list[str]") -> None:
         leave("usage: repowire mcp [--home DIR]; an agent starts it and speaks MCP on its stdin and stdout")
     try:
         Shim(os.path.abspath(os.path.expanduser(home))).run()
-    except (BrokenPipeError, KeyboardInterrupt):  # nobody reads any more
+    except (ConnectionError, KeyboardInterrupt):  # nobody reads any more
         return
 
 

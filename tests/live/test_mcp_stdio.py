@@ -5,6 +5,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE_SECONDS, Live, gone, until
+from hookserver import Server
 
 from repowire import config
 
@@ -240,6 +242,24 @@ def test_a_daemon_that_cannot_start_is_said_to_the_agent(no_daemon: Live, agent:
     assert "config.toml" in ann.ask("tools/list")["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("tool", "times", "said"),
+    [("ask", 1, "may have been sent"), ("notify_peer", 1, "may have"), ("whoami", 5, "hangs up")],
+)
+def test_what_may_have_been_sent_is_not_sent_again(
+    new_live: Callable[..., Live], agent: Callable[..., Agent], tool: str, times: int, said: str
+) -> None:
+    live = new_live()
+    live.home.mkdir()
+    server = Server(live.home, ())
+    ann = agent(live)
+    try:
+        assert said in ann.text(ann.ask("tools/call", {"name": tool, "arguments": {}}), error=True)
+        assert len(server.requests) == times
+    finally:
+        server.close()
+
+
 def test_a_home_too_long_for_a_sockets_address(new_live: Callable[..., Live], agent: Callable[..., Agent]) -> None:
     live = new_live("l" * 110)
     live.start()
@@ -335,6 +355,31 @@ def test_it_goes_without_a_word_when_nobody_reads(live: Live, agent: Callable[..
     assert ann.process.wait(DEADLINE_SECONDS) == 0
     assert ann.process.stderr is not None
     assert ann.process.stderr.read() == b""
+
+
+def test_over_sockets_as_some_runtimes_give_them(live: Live) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_SECONDS)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(SHIM)], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=live.environ
+    ) as shim:
+        theirs.close()
+        stream = ours.makefile("rwb")
+        padding = {"x": "y" * 300_000}
+        for number in range(3):
+            stream.write(
+                json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/list", "params": padding}).encode()
+            )
+            stream.write(b"\n")
+        stream.flush()
+        got = [json.loads(stream.readline()) for _ in range(3)]
+        assert sorted(one["id"] for one in got) == [0, 1, 2]
+        assert all(len(one["result"]["tools"]) == 7 for one in got)
+        stream.close()
+        ours.close()
+        assert shim.wait(DEADLINE_SECONDS) == 0
+        assert shim.stderr is not None
+        assert shim.stderr.read() == b""
 
 
 def test_a_stopped_daemon_does_not_hold_up_the_end(live: Live, agent: Callable[..., Agent]) -> None:
