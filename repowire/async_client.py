@@ -455,6 +455,10 @@ class AsyncRepowireClient:
         }
         return Connection(self, _given(hello), handler, concurrency)
 
+    def connect_as(self, hello: Json, frames: Callable[[Json], None]) -> "Connection":
+        """Be the peer that this first frame says. Messages go to `frames` as they come; receipts are the caller's."""
+        return Connection(self, _given({"type": "connect", **hello}), lambda message: None, 0, frames)
+
 
 def _event(said: Json) -> MeshEvent:
     extras = {name: value for name, value in said.items() if name not in ("id", "type", "timestamp")}
@@ -509,8 +513,15 @@ def _message(frame: Json, receipt: Callable[[Message, str, str | None], Awaitabl
 class Connection:
     """One peer's life: connected, cut, connected again, until it is closed or the daemon ends it."""
 
-    def __init__(self, client: AsyncRepowireClient, hello: Json, handler: Handler, concurrency: int) -> None:
-        self.client, self.handler, self.concurrency = client, handler, concurrency
+    def __init__(
+        self,
+        client: AsyncRepowireClient,
+        hello: Json,
+        handler: Handler,
+        concurrency: int,
+        frames: Callable[[Json], None] | None = None,
+    ) -> None:
+        self.client, self.handler, self.concurrency, self.frames = client, handler, concurrency, frames
         self.display_name: str = hello["display_name"]
         self.peer_id: str | None = None
         self.connected = asyncio.Event()  # set while the socket is up
@@ -542,6 +553,17 @@ class Connection:
             with suppress(asyncio.CancelledError, RepowireError):
                 await self._life
         await self._hang_up()
+
+    async def send(self, frame: Json) -> bool:
+        """Send a frame of one's own; False when the socket is down, and then it is gone."""
+        socket = self._socket
+        if socket is None:
+            return False
+        try:
+            await socket.send_json(frame)
+        except (aiohttp.ClientError, ConnectionError):
+            return False
+        return True
 
     async def wait_closed(self) -> None:
         """Until the daemon ends this peer: PeerDisconnectedError says why."""
@@ -661,6 +683,8 @@ class Connection:
         kind, delivery_id = frame.get("type"), frame.get("delivery_id")
         if kind == "ping":
             await socket.send_json({"type": "pong"})
+        elif kind in ("ask", "notify", "broadcast") and self.frames is not None:
+            self.frames(frame)
         elif kind in ("ask", "notify", "broadcast"):
             message = _message(frame, self._receipt)
             if delivery_id is None or self._remember(delivery_id):

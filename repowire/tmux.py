@@ -2,8 +2,8 @@
 
 No byte goes into a pane unless tmux itself, in the turn of its one thread in which it writes, finds that the server,
 the pane and its process are those that were looked at, that the pane shows no mode of tmux, and that its input is on
-and its own. libtmux's runner has neither an input nor a time limit, and a hanging server must not hang us, so tmux's own
-commands are run here, in one call for all of a look; nobody else runs them.
+and its own. libtmux's runner has neither an input nor a time limit, and a hanging server must not hang us, so tmux's
+own commands are run here, in one call for all of a look; nobody else runs them.
 """
 
 import asyncio
@@ -129,7 +129,7 @@ class Pane:
     async def enter(self, look: Look, shows: str = "") -> bool:
         """Press Enter; False when the pane is not as it was in the look or does not show `shows`: nothing was done.
 
-        `shows` is letters, digits and blanks on one line of the screen. After Hangs nobody knows whether it was pressed.
+        `shows` is letters, digits and blanks on one line of the screen. After Hangs nobody knows what became of it.
         """
         return await self._guarded(f"send-keys -t {self.pane_id} {ENTER} ; display-message -p done", look, shows)
 

@@ -38,7 +38,9 @@ OUTSIDE = {
     "client": "config errors protocol",
     "async_client": "config errors protocol",
     "mcp_stdio": "client config",
-    "ws_hook": "agents async_client clock config protocol tmux",
+    "gates": "agents clock procs tmux",
+    "journal": "",
+    "ws_hook": "agents async_client clock config gates journal procs protocol tmux",
     "cli": "client async_client config errors protocol clock agents cli daemon mcp_stdio ws_hook",
 }
 

@@ -71,6 +71,12 @@ def _traces() -> "ModuleType":
     return traces
 
 
+def _ws_hook() -> "ModuleType":
+    from repowire import ws_hook
+
+    return ws_hook
+
+
 NOUNS = {
     "daemon": (_daemon, "start, stop, restart the daemon of this home (alias: serve)"),
     "status": (_status, "how the daemon is and where it listens"),
@@ -88,8 +94,9 @@ NOUNS = {
     "trace": (_traces, "every step of one ask or message"),
     "tail": (_traces, "live events"),
 }
+HIDDEN = {"ws-hook": _ws_hook}  # programs that the daemon starts; no word about them in the help
 ALIASES = {"serve": "daemon"}
-LASTING = ("daemon", "listen", "tail")
+LASTING = ("daemon", "listen", "tail", "ws-hook")
 
 FIRST_STEPS = """first steps:
   repowire daemon --detach                                start the daemon of this home
@@ -126,7 +133,7 @@ def main(argv: list[str]) -> int:
         print(help_text())
         return 0
     noun = ALIASES.get(argv[0], argv[0])
-    if noun not in NOUNS:
+    if noun not in NOUNS and noun not in HIDDEN:
         from difflib import get_close_matches
 
         near = get_close_matches(noun, NOUNS, cutoff=0.5)
@@ -135,5 +142,6 @@ def main(argv: list[str]) -> int:
         return 2
     if noun not in LASTING:
         gc.disable()  # it would run several times during the imports, for a process that ends before it pays
-    code: int = NOUNS[noun][0]().main([noun, *argv[1:]])
+    room = HIDDEN[noun] if noun in HIDDEN else NOUNS[noun][0]
+    code: int = room().main([noun, *argv[1:]])
     return code
