@@ -78,8 +78,10 @@ async def look(wanted: Wanted, pane: Pane, procs: Procs, clock: Clock, *, at_wor
     """Look at every gate, the cheap ones first. An agent at work is not looked at, unless `at_work_too`."""
     if procs.started(wanted.server_pid) != wanted.server_started:
         return Seen(SERVER_CHANGED)
+    if wanted.agent_pid == -1:
+        return Seen(NOT_THE_AGENT)
     if procs.started(wanted.agent_pid) != wanted.agent_started:
-        return Seen(NOT_THE_AGENT if wanted.agent_pid == -1 else AGENT_GONE)
+        return Seen(AGENT_GONE)
     known = agents.row(wanted.backend)
     status = known.status(wanted.registry)
     if status in STATUSES and not at_work_too:
