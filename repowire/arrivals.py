@@ -16,6 +16,7 @@ from repowire.agents import claude_code_hooks as claude
 from repowire.claims import Claim
 from repowire.mesh import Change, Mesh
 from repowire.peers import Peer
+from repowire.sessions import Session
 
 BACKEND = "claude-code"
 MAX_HEADER_CHARS = 4096
@@ -69,7 +70,7 @@ def _agent(mesh: Mesh, request: web.Request, said: str | None) -> tuple[int | No
     """The agent among the caller's ancestors: the nearest by its name, else the one that the environment names."""
     line = mesh.auth.lineage(request)
     for pid, started in line:
-        if mesh.procs.name(pid) == claude.PROGRAM:
+        if mesh.procs.name(pid) in claude.PROGRAMS:
             return pid, started
     return next(((pid, started) for pid, started in line if str(pid) == said), (None, None))
 
@@ -99,35 +100,39 @@ def _in_pane(mesh: Mesh, found: Facts) -> Peer | None:
     return peers.find(mesh.db.conn, rows[0].peer_id) if rows else None
 
 
-def arrive(change: Change, mesh: Mesh, request: web.Request, found: Facts, said: claude.Said) -> Peer:
-    """The peer that the caller is; made, or brought up to date, where something of it is new.
+def arrive(
+    change: Change, mesh: Mesh, request: web.Request, found: Facts, said: claude.Said
+) -> tuple[Peer, Session | None]:
+    """The peer that the caller is, made or brought up to date where something of it is new; and the session that it
+    lived in before, where it comes back in another process.
 
-    To be followed by `claims.watch` when it has a process.
+    To be followed by `claims.watch`.
     """
     session = said.session or found.session
     path = said.cwd or found.cwd
-    peer = known(mesh, request, found)
+    met = peer = known(mesh, request, found)
+    last = None
     another = session is not None and peer is not None and peer.session != session
     if peer is None or another or (found.pane_id and peer.pane_id != found.pane_id):
         claim = Claim(
             name=None,
             backend=BACKEND,
-            circle=None,
             circle_source="tmux" if found.pane_id else "fallback",
             path=peer.path if peer and peer.path else os.path.normpath(path) if path else None,
-            tmux_session=None,
             pane_id=found.pane_id,
             pane_server=found.pane_server,
             agent_pid=found.pid,
             agent_started=found.started,
             metadata={"hook_session_id": session} if session else {},
         )
-        proved = peer or _returned(mesh, found, claim)
+        proved, newest = peer or _returned(mesh, found, claim), peers.newest(change.db)
         peer, _ = claims.register(
             change, _named(proved, claim), circles=mesh.config.mesh.circles, connected=True, proved=proved
         )
+        if met is None and peer.seq <= newest:
+            last = sessions.find(change.db, peer.peer_id)
     _bind(change, mesh, peer, found, said, session)
-    return peer
+    return peer, last
 
 
 def _named(proved: Peer | None, claim: Claim) -> Claim:
@@ -176,6 +181,6 @@ def caller(mesh: Mesh, request: web.Request) -> Peer:
     if found.pid is None and found.session is None:
         return callers.human(mesh)
     with mesh.change() as change:
-        peer = arrive(change, mesh, request, found, claude.Said(source="startup"))
+        peer, _ = arrive(change, mesh, request, found, claude.Said(source="startup"))
     claims.watch(mesh, peer)
     return peer

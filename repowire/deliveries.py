@@ -18,7 +18,7 @@ from repowire.clock import new_id
 from repowire.doors import Door
 from repowire.errors import malformed, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
-from repowire.protocol import EXPIRED, FAILED, HELD, HINT, LEASED, QUEUED, UNKNOWN
+from repowire.protocol import EXPIRED, FAILED, HANDED, HELD, HINT, LEASED, QUEUED, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -311,6 +311,24 @@ _SEEN = (
     "UPDATE deliveries SET state = 'seen', reason = NULL, seen_at = ? WHERE delivery_id = ? AND peer_id = ?"
     " AND state IN ('queued', 'held', 'leased', 'handed', 'unknown') RETURNING *"
 )
+
+
+def unshown(db: Connection, peer_id: str) -> list[str]:
+    """What a peer's channel or hook was given and its runtime never showed, in order. Reads the whole table."""
+    rows = db.execute(
+        "SELECT delivery_id FROM deliveries WHERE peer_id = ? AND state IN ('handed', 'unknown')"
+        " AND (leased_by GLOB 'channel:*' OR leased_by GLOB 'hook:*') ORDER BY seq",
+        (peer_id,),
+    )
+    return [row[0] for row in rows]
+
+
+def again(change: Change, delivery_id: str, reason: str) -> None:
+    """Back into the mailbox: it is proved that the one who was given it is gone and never showed it."""
+    delivery = find(change.db, delivery_id)
+    if delivery is not None and _move(change, delivery, (HANDED, UNKNOWN), QUEUED, reason):
+        say(change, "queued", delivery, reason)
+        _mail(change, delivery.peer_id)
 
 
 def taken_by(db: Connection, holder: str) -> list[Delivery]:

@@ -6,15 +6,14 @@ shows the id: in a prompt, or in the transcript of the turn that went on.
 """
 
 import asyncio
-import json
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
 
-from repowire import arrivals, asks, claims, deliveries, peers, presence, sessions, wire
+from repowire import arrivals, asks, claims, deliveries, peers, presence, sessions, transcripts, wire
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
@@ -23,6 +22,7 @@ from repowire.errors import Refusal, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import clean, render, shown
+from repowire.sessions import Session
 
 MAIL_MOST, MAIL_CHARS = 10, 20_000  # messages and characters that one Stop carries; the rest waits for the next
 REMINDERS_MOST = 10
@@ -81,7 +81,7 @@ def on_user_prompt(change: Change, heard: Heard) -> Answer:
     """A turn begins, and what its prompt shows was seen."""
     _dialog(change, heard.peer, "closed")
     _turn(change, heard, presence.BUSY, "working")
-    _seen(change, heard.peer, shown(heard.said.prompt or ""), "prompt")
+    _seen(change, heard.peer.peer_id, shown(heard.said.prompt or ""), "prompt")
     _chat(change, heard, "user", heard.said.prompt)
     return NOTHING
 
@@ -179,11 +179,11 @@ def _chat(change: Change, heard: Heard, role: str, text: str | None) -> None:
         )
 
 
-def _seen(change: Change, peer: Peer, ids: Iterable[str], by: str) -> None:
+def _seen(change: Change, peer_id: str, ids: Iterable[str], by: str) -> None:
     """What the runtime showed: an ask by its correlation id, everything else by its delivery's."""
     for one in ids:
         ask = asks.find(change.db, one)
-        deliveries.seen(change, peer.peer_id, ask.delivery_id if ask else one, by)
+        deliveries.seen(change, peer_id, ask.delivery_id if ask else one, by)
 
 
 # -- rules: what a Stop carries ------------------------------------------------------
@@ -204,7 +204,7 @@ def _mail(change: Change, peer: Peer) -> Answer:
         parts.append("\n".join(["[repowire] You have not answered yet (answer with the tool ack):", *lines]))
     if not parts:
         return NOTHING
-    return Answer(claude.block("\n\n".join(parts)), holder)
+    return Answer(claude.context("Stop", "\n\n".join(parts)), holder)
 
 
 def _short(text: str) -> str:
@@ -225,39 +225,26 @@ async def look(mesh: Mesh, peer_id: str) -> None:
     session = sessions.find(mesh.db.conn, peer_id)
     if session is None or session.transcript is None:
         return
-    ids = await asyncio.to_thread(_shown_in, Path(session.transcript))
+    ids = await asyncio.to_thread(transcripts.shown_in, Path(session.transcript), TAIL_BYTES)
     if ids:
         with mesh.change() as change:
-            peer = peers.find(change.db, peer_id)
-            if peer is not None:
-                _seen(change, peer, ids, "transcript")
+            _seen(change, peer_id, ids, "transcript")
 
 
-def _shown_in(transcript: Path) -> set[str]:
-    """The ids of the whole blocks in the last TAIL_BYTES of a transcript."""
-    try:
-        with transcript.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            lines = file.read(TAIL_BYTES).splitlines()
-    except OSError:
-        return set()
-    found: set[str] = set()
-    for line in lines:
-        if b"[repowire " in line:
-            try:
-                found.update(_shown_by(json.loads(line)))
-            except (ValueError, RecursionError):  # the first line is cut, the last may be half written
-                continue
-    return found
+async def settle_last_life(mesh: Mesh, peer_id: str, last: Session) -> None:
+    """A peer came back in another process: what the one before was given and never showed goes to the new one.
 
-
-def _shown_by(value: Any) -> list[str]:
-    """The ids in every string of what the model was given; what the model said itself proves nothing."""
-    if isinstance(value, str):
-        return shown(value)
-    if isinstance(value, dict):
-        return [] if value.get("type") == "assistant" else [one for part in value.values() for one in _shown_by(part)]
-    return [one for part in value for one in _shown_by(part)] if isinstance(value, list) else []
+    The process is gone and its transcript lacks it, so nobody read it and nobody will. What a pane was given stays
+    `handed`: its ws-hook would not type it again.
+    """
+    given = await mesh.db.read(lambda db: deliveries.unshown(db, peer_id))
+    if not given:
+        return
+    ids = set() if last.transcript is None else await asyncio.to_thread(transcripts.shown_in, Path(last.transcript))
+    with mesh.change() as change:
+        _seen(change, peer_id, ids, "transcript")
+        for delivery_id in given:
+            deliveries.again(change, delivery_id, "the session ended before it was shown")
 
 
 # -- wire --------------------------------------------------------------------------------
@@ -275,9 +262,11 @@ async def post_hook(request: web.Request) -> web.StreamResponse:
     if request.transport is None or request.transport.is_closing():
         return web.Response()  # the hook gave up: what is leased to it now would be lost
     with mesh.change() as change:
-        peer = arrivals.arrive(change, mesh, request, facts, said)
+        peer, last = arrivals.arrive(change, mesh, request, facts, said)
         answer = rule(change, Heard(mesh, peer, said, facts))
     claims.watch(mesh, peer)
+    if last is not None:
+        await settle_last_life(mesh, peer.peer_id, last)
     if said.stop_hook_active:
         await look(mesh, peer.peer_id)
     if not answer.text:

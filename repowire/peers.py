@@ -147,6 +147,11 @@ def at_path(db: Connection, backend: str, path: str | None) -> list[Peer]:
     return [Peer(*row) for row in rows]
 
 
+def newest(db: Connection) -> int:
+    """The seq of who was registered last."""
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM peers").fetchone()[0])
+
+
 def by_process(db: Connection, pid: int, started: float) -> Peer | None:
     """The peer whose runtime is this process."""
     rows = db.execute("SELECT * FROM peers WHERE agent_pid = ? AND hidden_at IS NULL AND retired_at IS NULL", (pid,))
@@ -257,9 +262,8 @@ def insert(change: Change, wanted: str, circle: str, **columns: Any) -> Peer:
         **columns,
     }
     change.db.execute(
-        f"INSERT INTO peers (seq, {', '.join(row)}) VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM peers),"
-        f" {', '.join('?' for _ in row)})",
-        tuple(row.values()),
+        f"INSERT INTO peers (seq, {', '.join(row)}) VALUES (?, {', '.join('?' for _ in row)})",
+        (newest(change.db) + 1, *row.values()),
     )
     return load(change.db, peer_id)
 

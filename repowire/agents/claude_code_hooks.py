@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-PROGRAM = "claude"  # its processes' name; a native binary in both versions
+PROGRAMS = ("claude", "claude.exe")  # its processes' name: a native binary, the second where npm installed it
 CONTINUES = ("clear", "resume")  # reasons of a SessionEnd after which the same process begins another session
 BYPASS = "bypassPermissions"
 MAX_TURN_CHARS = 64_000  # of a chat turn that is kept
@@ -56,13 +56,11 @@ def parse(body: Mapping[str, Any]) -> Said:
     )
 
 
-def block(reason: str) -> str:
-    """A Stop hook's answer that makes the model read the text and go on."""
-    return json.dumps({"decision": "block", "reason": reason}, ensure_ascii=False)
-
-
 def context(event: str, text: str) -> str:
-    """An answer that puts a text into the model's context."""
+    """An answer that puts a text into the model's context, once; after a Stop the model goes on with it.
+
+    `decision: block` would do that too, but the model gets its reason twice, and the human reads of an error.
+    """
     facts = {"hookEventName": event, "additionalContext": text}
     return json.dumps({"hookSpecificOutput": facts}, ensure_ascii=False)
 
@@ -98,6 +96,11 @@ def inbox_lines(text: str, token: str | None) -> bytes:
     said = [{"type": "user", "message": {"role": "user", "content": text}}]
     lines = ([{"type": "auth", "token": token}] if token else []) + said
     return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+
+
+def shows(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the transcript is what the model was given; a queued message stands in one that is not."""
+    return line.get("type") in ("user", "attachment")
 
 
 def waits_for_user(registry_text: str) -> bool | None:

@@ -84,9 +84,9 @@ def agent(live: Live) -> Iterator[Callable[..., Agent]]:
 
 
 def reason(out: str) -> str:
-    answer = json.loads(out)
-    assert answer["decision"] == "block"
-    return str(answer["reason"])
+    answer = json.loads(out)["hookSpecificOutput"]
+    assert answer["hookEventName"] == "Stop"
+    return str(answer["additionalContext"])
 
 
 def states(live: Live, delivery_id: str) -> str:
@@ -346,3 +346,25 @@ def test_without_prompts_and_with_a_pane_the_inbox_is_not_used(live, agent):
     one = agent("proj", "--inbox", "--dangerously-skip-permissions")
     one.hook("SessionStart", source="startup")  # without a pane there is no other way
     until(lambda: one.peer()["inbound_status"] == "online")
+
+
+def test_what_a_killed_session_never_showed_goes_to_the_resumed_one(live, agent):
+    one = agent("proj", "--inbox")
+    one.hook("SessionStart", source="startup")
+    until(lambda: one.peer()["inbound_status"] == "online")
+    shown, lost = note(live, "proj", "shown"), note(live, "proj", "lost")
+    until(lambda: len(one.taken) == 2)
+    transcript = live.folder / ".claude" / "projects" / "p" / "s-1.jsonl"
+    transcript.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"type": "user", "message": {"content": f"Another Claude session sent a message:\n{one.taken[0]}\n\n"}},
+        {"type": "queue-operation", "operation": "enqueue", "content": one.taken[1]},
+    ]
+    transcript.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    one.end()
+    until(lambda: one.peer()["status"] == "offline")
+    two = agent("proj", "--inbox")
+    two.hook("SessionStart", source="resume")
+    until(lambda: len(two.taken) == 1)
+    assert protocol.shown(two.taken[0]) == [lost]
+    assert [states(live, shown), states(live, lost)] == ["seen", "handed"]
