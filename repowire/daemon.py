@@ -30,6 +30,7 @@ from repowire import (
     panes,
     peers,
     presence,
+    replies,
     roster,
     sessions,
     sockets,
@@ -70,11 +71,12 @@ CONCERNS: list[ModuleType] = [
     messages,
     panes,
     peers,
+    replies,
     roster,
     sockets,
     traces,
 ]
-TICKS: list[ModuleType] = [peers, deliveries, asks]
+TICKS: list[ModuleType] = [peers, deliveries, replies]
 TOUCHES = frozenset({"/peers/{name}/touch"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
@@ -112,7 +114,7 @@ def open_mesh(
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (presence.close_all, deliveries.at_start, asks.at_start):
+    for recover in (presence.close_all, deliveries.at_start, replies.at_start):
         recover(mesh)
     return mesh
 

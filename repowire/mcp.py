@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import __version__, arrivals, asks, messages, peers, presence, roster, wire
+from repowire import __version__, arrivals, asks, messages, peers, presence, replies, roster, wire
 from repowire.errors import Refusal, forbidden, invalid
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
@@ -161,21 +161,21 @@ def _take(call: Call, asked: asks.Ask) -> None:
         return
     with call.mesh.change() as change:
         if left:
-            asks.push_reply(change, call.mesh, asked)
+            replies.push_reply(change, call.mesh, asked)
         else:
-            asks.taken(change, asked.correlation_id)
+            replies.taken(change, asked.correlation_id)
 
 
 async def ack(call: Call) -> str:
     correlation_id = call.given.text("correlation_id", max_chars=64).removeprefix("#")
-    reply = asks.Reply(call.given.optional_text("message", max_chars=MAX_TEXT_CHARS) or None)
+    reply = replies.Reply(call.given.optional_text("message", max_chars=MAX_TEXT_CHARS) or None)
     with call.mesh.change() as change:
         asked = asks.load(change.db, correlation_id)
         if call.peer.role != HUMAN and call.peer.peer_id != asked.to_peer_id:
             raise forbidden(
                 "not_the_asked", f"{correlation_id} was asked of {asked.to_peer}, you are {call.peer.display_name}"
             )
-        asks.ack(change, call.mesh, correlation_id, reply)
+        replies.ack(change, call.mesh, correlation_id, reply)
     return f"acked #{correlation_id}" + ("" if reply.bare else " with reply")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from repowire import asks, claims, deliveries, mailboxes, peers, presence, wire
+from repowire import asks, claims, deliveries, mailboxes, peers, presence, replies, wire
 from repowire.auth import ADMITTED, caller
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -361,7 +361,7 @@ def on_response(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) ->
     """The legacy answer to a query: an ack with a message."""
     correlation_id = frame.text("correlation_id", max_chars=64)
     if asks.load(change.db, correlation_id).to_peer_id == socket.peer_id:
-        asks.ack(change, mesh, correlation_id, asks.Reply(frame.text("text", max_chars=MAX_TEXT_CHARS)))
+        replies.ack(change, mesh, correlation_id, replies.Reply(frame.text("text", max_chars=MAX_TEXT_CHARS)))
 
 
 def on_error(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
@@ -372,7 +372,7 @@ def on_error(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> No
     )
     ask = asks.find(change.db, correlation_id) if correlation_id else None
     if ask is not None and ask.to_peer_id == socket.peer_id:
-        asks.end(change, mesh, ask, "failed", words or "the peer reported an error")
+        replies.end(change, mesh, ask, "failed", words or "the peer reported an error")
 
 
 def on_set_circle(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from conftest import until_async
 
-from repowire import asks, claims, deliveries
-from repowire.asks import Draft, Reply
+from repowire import asks, claims, deliveries, replies
+from repowire.asks import Draft
 from repowire.claims import Claim
 from repowire.errors import Refusal
+from repowire.replies import Reply
 
 
 def peer(mesh, name, **fields):
@@ -24,7 +25,7 @@ def open_ask(mesh, **fields):
 
 def ack(mesh, ask, text=None):
     with mesh.change() as change:
-        return asks.ack(change, mesh, ask.correlation_id, Reply(text))
+        return replies.ack(change, mesh, ask.correlation_id, Reply(text))
 
 
 @pytest.fixture
@@ -116,9 +117,9 @@ async def test_a_full_mailbox_refuses_the_ask_whole(mesh, pair):
 async def test_an_ask_that_nobody_answers_expires_and_the_asker_hears_of_it_once(mesh, pair, clock):
     ask = open_ask(mesh)
     clock.advance(mesh.config.daemon.ask_ttl_seconds + 1)
-    asks.tick(mesh)
+    replies.tick(mesh)
     at = mesh.ledger.last
-    asks.tick(mesh)
+    replies.tick(mesh)
     assert mesh.ledger.last == at
     assert asks.load(mesh.db.conn, ask.correlation_id).close_reason == "expired"
     with mesh.change() as change:
@@ -131,11 +132,11 @@ async def test_an_ask_that_nobody_answers_expires_and_the_asker_hears_of_it_once
 async def test_a_closed_ask_is_kept_for_a_day(mesh, pair, clock):
     ask = open_ask(mesh)
     ack(mesh, ask, "yes")
-    clock.advance(asks.CLOSED_SECONDS - 1)
-    asks.tick(mesh)
+    clock.advance(replies.CLOSED_SECONDS - 1)
+    replies.tick(mesh)
     assert asks.load(mesh.db.conn, ask.correlation_id).reply == "yes"
     clock.advance(2)
-    asks.tick(mesh)
+    replies.tick(mesh)
     with pytest.raises(Refusal):
         asks.load(mesh.db.conn, ask.correlation_id)
 
@@ -177,8 +178,8 @@ async def test_a_reply_that_a_waiter_had_not_taken_at_the_crash_is_pushed_at_the
     await asyncio.sleep(0)
     ack(mesh, ask, "yes")
     await waiting
-    asks.at_start(mesh)
-    asks.at_start(mesh)
+    replies.at_start(mesh)
+    replies.at_start(mesh)
     assert deliveries.depth(mesh.db.conn, pair[0].peer_id) == 1
 
 

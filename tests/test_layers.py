@@ -23,6 +23,7 @@ RANKS = (
     "claims deliveries questions transcripts mcp_servers",
     "mailboxes",
     "asks messages channels",
+    "replies",
     "sockets spawn jobs roster arrivals",
     "panes executors schedules acp",
     "hooks mcp doctor",

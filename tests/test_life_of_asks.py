@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from repowire import asks, claims, config, daemon, deliveries, peers
-from repowire.asks import Draft, Reply
+from repowire import asks, claims, config, daemon, deliveries, peers, replies
+from repowire.asks import Draft
 from repowire.claims import Claim
 from repowire.errors import Refusal
+from repowire.replies import Reply
 
 TTL_SECONDS = 1000.0
 REPLIES = st.sampled_from([None, "yes", "no"])
@@ -99,7 +100,7 @@ class LifeOfAsks(RuleBasedStateMachine):
         one = self.asked[cid]
         try:
             with self.mesh.change() as change:
-                asks.ack(change, self.mesh, cid, Reply(text))
+                replies.ack(change, self.mesh, cid, Reply(text))
         except Refusal as refusal:
             expected = 404 if one.closed == "forgotten" else 410
             if refusal.status != expected or (expected == 410 and (one.closed is None or text in (None, one.reply))):
@@ -114,16 +115,16 @@ class LifeOfAsks(RuleBasedStateMachine):
         found = asks.find(self.mesh.db.conn, cid)
         if found is not None:
             with self.mesh.change() as change:
-                asks.end(change, self.mesh, found, "failed", "no pane")
+                replies.end(change, self.mesh, found, "failed", "no pane")
             self.asked[cid].closed = self.asked[cid].closed or "failed"
             self.turn()
 
-    @rule(seconds=st.sampled_from([1.0, TTL_SECONDS / 2, asks.CLOSED_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, TTL_SECONDS / 2, replies.CLOSED_SECONDS]))
     def pass_time(self, seconds):
         self.clock.advance(seconds)
-        asks.tick(self.mesh)
+        replies.tick(self.mesh)
         at = self.mesh.ledger.last
-        asks.tick(self.mesh)
+        replies.tick(self.mesh)
         assert self.mesh.ledger.last == at, "a second tick has nothing to do"
         self.turn()
         now = self.clock.now()
@@ -153,10 +154,10 @@ class LifeOfAsks(RuleBasedStateMachine):
             one.taken = ask.reply
         if not ask.reply_at_rest and not waiter.gone:
             with self.mesh.change() as change:
-                asks.taken(change, cid)
+                replies.taken(change, cid)
         elif not ask.reply_at_rest and not self.mesh.bus.heard(asks.wait_topic(cid)):
             with self.mesh.change() as change:
-                asks.push_reply(change, self.mesh, ask)
+                replies.push_reply(change, self.mesh, ask)
 
     def awaited(self):
         """The asks for which somebody waits."""
@@ -205,7 +206,7 @@ class LifeOfAsks(RuleBasedStateMachine):
     def crash_between_the_ack_and_its_waiter(self, data):
         cid = data.draw(st.sampled_from(self.awaited()))
         with self.mesh.change() as change:
-            asks.ack(change, self.mesh, cid, Reply("at the last moment"))
+            replies.ack(change, self.mesh, cid, Reply("at the last moment"))
         self.asked[cid].closed, self.asked[cid].reply = "ack_with_msg", "at the last moment"
         self.restart()
 

@@ -198,12 +198,12 @@ async def test_the_stages_of_an_answered_ask_are_in_the_published_order(both):
 async def test_the_end_of_an_ask_that_nobody_answered_is_in_its_trace(both, clock):
     await both.post("/peers", name="ben", path="/src/ben")
     cid = (await both.post("/ask", from_peer="ann", to_peer="ben", text="?", if_offline="queue"))["correlation_id"]
-    from repowire import asks, deliveries
+    from repowire import deliveries, replies
 
     clock.advance(both.mesh.config.daemon.ask_ttl_seconds + 1)
     deliveries.tick(both.mesh)
     await both.mesh.committed()
-    asks.tick(both.mesh)
+    replies.tick(both.mesh)
     await both.mesh.committed()
     stages = {one["stage"]: one["status"] for one in (await both.get(f"/traces/{cid}"))["stages"]}
     assert stages == {"created": "ok", "resolved_peer": "ok", "pending": "ok", "expired": "fail", "closed": "ok"}
