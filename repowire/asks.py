@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, deliveries, mailboxes, peers, wire
+from repowire import callers, deliveries, idempotency, mailboxes, peers, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import malformed, not_found, unavailable
@@ -295,7 +295,7 @@ async def post_ask(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     body = await wire.read(request)
     draft = Draft(
-        from_peer=_speaker(mesh, request, body),
+        from_peer=speaker(mesh, request, body),
         to_peer=body.text("to_peer"),
         text=body.text("text", max_chars=MAX_TEXT_CHARS),
         circle=body.optional_identifier("circle"),
@@ -304,9 +304,16 @@ async def post_ask(request: web.Request) -> web.Response:
         attachments=tuple(body.records("attachments")),
         keep_if_offline=body.choice("if_offline", ("queue", "refuse"), "refuse") == "queue",
     )
+    claim = idempotency.claimed(request, body.fields, draft.from_peer)
     with mesh.change() as change:
+        if (made := idempotency.first(change, claim)) is not None:
+            return _asked(ask := load(change.db, made), deliveries.load(change.db, ask.delivery_id))
         ask, delivery = open_ask(change, mesh, draft)
-    delivery = await mailboxes.written(mesh, delivery)
+        idempotency.keep(change, claim, ask.correlation_id)
+    return _asked(ask, await mailboxes.written(mesh, delivery))
+
+
+def _asked(ask: Ask, delivery: Delivery) -> web.Response:
     return wire.reply(
         {
             "correlation_id": ask.correlation_id,
@@ -319,7 +326,7 @@ async def post_ask(request: web.Request) -> web.Response:
     )
 
 
-def _speaker(mesh: Mesh, request: web.Request, body: wire.Body) -> str:
+def speaker(mesh: Mesh, request: web.Request, body: wire.Body) -> str:
     """Who sends: the named peer, the agent that calls, or the human."""
     spoken = callers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
     return spoken if spoken is not None else callers.human(mesh).peer_id

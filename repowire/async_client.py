@@ -256,6 +256,7 @@ class AsyncRepowireClient:
         *,
         query: Mapping[str, Any] | None = None,
         seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Any:
         """One call: JSON parsed, other bodies as bytes, nothing as None. Raises DaemonError."""
         seconds = seconds or self.timeout
@@ -265,7 +266,7 @@ class AsyncRepowireClient:
                 self.base_url + path,
                 json=body,
                 params={name: str(value) for name, value in _given(query or {}).items()},
-                headers=self.headers,
+                headers={**self.headers, **_given({"Idempotency-Key": idempotency_key})},
                 timeout=aiohttp.ClientTimeout(total=seconds),
                 allow_redirects=False,
             ) as reply:
@@ -349,11 +350,12 @@ class AsyncRepowireClient:
         bypass_circle: bool = False,
         circle: str | None = None,
         if_offline: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AskResult:
-        """Open an ask; `if_offline="queue"` keeps it for a peer that is away."""
+        """Open an ask; `if_offline="queue"` keeps it for a peer that is away. The same key again opens no second."""
         more = {"from_peer": from_peer, "attachments": attachments, "reply_to": reply_to, "circle": circle}
         body = {"to_peer": to_peer, "text": text, "bypass_circle": bypass_circle, "if_offline": if_offline, **more}
-        return _made(AskResult, await self.request("POST", "/ask", _given(body)))
+        return _made(AskResult, await self.request("POST", "/ask", _given(body), idempotency_key=idempotency_key))
 
     async def ack(
         self,
@@ -398,11 +400,12 @@ class AsyncRepowireClient:
         attachments: list[Json] | None = None,
         bypass_circle: bool = False,
         circle: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
-        """Tell a peer something that wants no answer; it waits for one that is offline."""
+        """Tell a peer something that wants no answer; it waits for one that is offline. A key again sends no second."""
         more = {"from_peer": from_peer, "attachments": attachments, "circle": circle}
         body = {"to_peer": to_peer, "text": text, "bypass_circle": bypass_circle, **more}
-        await self.request("POST", "/notify", _given(body))
+        await self.request("POST", "/notify", _given(body), idempotency_key=idempotency_key)
 
     async def trace(self, trace_id: str) -> Json:
         """The stages of an ask or a message."""

@@ -212,11 +212,13 @@ class RepowireClient:
         *,
         query: dict[str, Any] | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Any:
         """One call: the reply's JSON. Raises Refusal, DaemonAway, or TimeoutError after `timeout` silent seconds."""
         whole = False
         try:
-            stream = self._send(method, with_query(path, query), body, {}, timeout or self.timeout)
+            headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+            stream = self._send(method, with_query(path, query), body, headers, timeout or self.timeout)
             status, headers = _head(stream)
             raw = b"".join(_pieces(stream, headers)) if status not in (204, 304) else b""
             whole = headers.get("connection", "").lower() != "close" and bool(
@@ -282,9 +284,13 @@ class RepowireClient:
         return self._object("POST", "/session/update", given(fields))
 
     # -- asks ----------------------------------------------------------------
-    def ask(self, to_peer: str, text: str, **fields: Any) -> Json:
-        """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments."""
-        return self._object("POST", "/ask", {"to_peer": to_peer, "text": text, **given(fields)})
+    def ask(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+        """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments.
+
+        The same key and ask again within 24 h opens no second one and says what became of the first.
+        """
+        body = {"to_peer": to_peer, "text": text, **given(fields)}
+        return self._object("POST", "/ask", body, idempotency_key=idempotency_key)
 
     def ack(self, correlation_id: str, *, message: str | None = None, from_peer: str | None = None) -> Json:
         """Close an ask, with a reply or bare. The same again is no error."""
@@ -311,9 +317,13 @@ class RepowireClient:
         return self._object("GET", "/asks/history", query=query)
 
     # -- messages and deliveries ---------------------------------------------
-    def notify(self, to_peer: str, text: str, **fields: Any) -> Json:
-        """Tell a peer something that wants no answer; fields: from_peer, circle, bypass_circle, attachments."""
-        return self._object("POST", "/notify", {"to_peer": to_peer, "text": text, **given(fields)})
+    def notify(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+        """Tell a peer something that wants no answer; fields: from_peer, circle, bypass_circle, attachments.
+
+        The same key and note again within 24 h sends no second one.
+        """
+        body = {"to_peer": to_peer, "text": text, **given(fields)}
+        return self._object("POST", "/notify", body, idempotency_key=idempotency_key)
 
     def delivery(self, delivery_id: str) -> Json:
         """One delivery and what is proven of it."""

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, deliveries, mailboxes, peers, wire
+from repowire import callers, deliveries, idempotency, mailboxes, peers, wire
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal
 from repowire.mesh import MESH, Change, Mesh
@@ -82,17 +82,28 @@ async def post_notify(request: web.Request) -> web.Response:
         bypass_circle=body.flag("bypass_circle"),
         attachments=tuple(body.records("attachments")),
     )
+    claim = idempotency.claimed(request, body.fields, note.from_peer)
     try:
         with mesh.change() as change:
+            if (made := idempotency.first(change, claim)) is not None:
+                return wire.reply(_accepted(*_notified(change, made), note))
             delivery, sender, target = notify(change, mesh, note)
+            idempotency.keep(change, claim, delivery.delivery_id)
     except Refusal as refusal:
         raise _flat(mesh, refusal, note) from None
     delivery = await mailboxes.written(mesh, delivery)
     return wire.reply(_accepted(delivery, sender, target, note))
 
 
+def _notified(change: Change, delivery_id: str) -> tuple[Delivery, Peer | None, Peer]:
+    """What `notify` returned when it made this delivery, as far as it still stands."""
+    delivery = deliveries.load(change.db, delivery_id)
+    sender = peers.find(change.db, delivery.from_peer_id) if delivery.from_peer_id else None
+    return delivery, sender, peers.load(change.db, delivery.peer_id)
+
+
 def _flat(mesh: Mesh, refusal: Refusal, note: Note) -> Refusal:
-    if refusal.status not in _REFUSED:
+    if refusal.status not in _REFUSED or refusal.error == "idempotency_conflict":
         return refusal
     sender = peers.find(mesh.db.conn, note.from_peer)
     state, reason = _REFUSED[refusal.status]
