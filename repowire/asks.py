@@ -109,6 +109,14 @@ def list_open(
     return [Ask(*row) for row in rows]
 
 
+def oldest_to(db: Connection, peer_id: str) -> Ask | None:
+    """The open ask that a peer was asked first."""
+    row = db.execute(
+        "SELECT * FROM asks WHERE to_peer_id = ? AND closed_at IS NULL ORDER BY seq", (peer_id,)
+    ).fetchone()
+    return Ask(*row) if row else None
+
+
 def waits_on(db: Connection, peer_id: str) -> tuple[int, float | None]:
     """How many open asks a peer has to answer (counted up to 50, wire.md 1.2), and when the oldest was opened."""
     row = db.execute(
@@ -365,6 +373,9 @@ async def get_pending(request: web.Request) -> web.Response:
     )
 
 
+_ANSWERED = "reply IS NOT NULL AND close_reason != 'declined'"
+
+
 async def get_history(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     direction = wire.word(request, "direction", ("inbound", "outbound", "both"), "both") or "both"
@@ -381,7 +392,7 @@ async def get_history(request: web.Request) -> web.Response:
         where.append(side.get(direction, "(to_peer_id = :peer OR from_peer_id = :peer)"))
         facts["peer"] = peer.peer_id
     if state is not None:
-        where.append({"open": "closed_at IS NULL", "closed": "closed_at IS NOT NULL"}.get(state, "reply IS NOT NULL"))
+        where.append({"open": "closed_at IS NULL", "closed": "closed_at IS NOT NULL"}.get(state, _ANSWERED))
     rows = mesh.db.conn.execute(
         f"SELECT * FROM asks WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most", facts
     ).fetchall()

@@ -374,6 +374,15 @@ class AsyncRepowireClient:
         }
         await self.request("POST", "/ack", _given(body))
 
+    async def decline(self, correlation_id: str, reason: str) -> None:
+        """Close an ask that will not be answered; the asker gets the reason. The same again is no error."""
+        await self.request("POST", "/decline", {"correlation_id": correlation_id, "reason": reason})
+
+    async def respond(self, pane_id: str, text: str, *, correlation_id: str | None = None) -> None:
+        """Answer as the peer of a pane: the ask that is named, else the oldest open one (the legacy way)."""
+        body = {"pane_id": pane_id, "text": text, "correlation_id": correlation_id}
+        await self.request("POST", "/response", _given(body))
+
     async def wait_ask(
         self, correlation_id: str, *, peer_id: str | None = None, timeout_seconds: float | None = None
     ) -> WaitResult:

@@ -297,6 +297,15 @@ class RepowireClient:
         fields = {"message": message, "from_peer": from_peer}
         return self._object("POST", "/ack", {"correlation_id": correlation_id, **given(fields)})
 
+    def decline(self, correlation_id: str, reason: str) -> Json:
+        """Close an ask that will not be answered; the asker gets the reason. The same again is no error."""
+        return self._object("POST", "/decline", {"correlation_id": correlation_id, "reason": reason})
+
+    def respond(self, pane_id: str, text: str, *, correlation_id: str | None = None) -> Json:
+        """Answer as the peer of a pane: the ask that is named, else the oldest open one (the legacy way)."""
+        body = {"pane_id": pane_id, "text": text, **given({"correlation_id": correlation_id})}
+        return self._object("POST", "/response", body)
+
     def wait_ask(
         self, correlation_id: str, *, peer_id: str | None = None, timeout_seconds: float | None = None
     ) -> Json:

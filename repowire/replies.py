@@ -1,4 +1,4 @@
-"""Replies: how an ask ends, by an ack or by itself, and how that reaches who asked.
+"""Replies: how an ask ends, by an ack, a decline or by itself, and how that reaches who asked.
 
 A reply is stored with the ask in the change that closes it, and then goes to whoever waits, or into the asker's
 mailbox; it is never left where nobody looks (wire.md 16, row 13).
@@ -12,13 +12,15 @@ from aiohttp import web
 from repowire import asks, callers, deliveries, mailboxes, peers, wire
 from repowire.asks import Ask, wait_topic
 from repowire.deliveries import Delivery
-from repowire.errors import forbidden, gone
+from repowire.errors import forbidden, gone, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import HUMAN, MAX_TEXT_CHARS
 
 WAIT_SECONDS, WAIT_CAP_SECONDS = 45.0, 50.0  # wire.md 1.4
 CLOSED_SECONDS = 24 * 3600.0  # how long a closed ask can still be read
+
+DECLINED = "declined"  # a close reason: the one who was asked will not answer
 
 # -- rules -------------------------------------------------------------------
 
@@ -39,24 +41,39 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
 
     The same ack again changes nothing; another reply is gone (410), so that none is lost silently.
     """
+    return _answer(change, mesh, correlation_id, reply, "ack" if reply.bare else "ack_with_msg", by)
+
+
+def decline(change: Change, mesh: Mesh, correlation_id: str, reason: str, by: str | None = None) -> Delivery | None:
+    """Close an ask that its recipient will not answer; the asker gets the reason the way it would get a reply.
+
+    The same decline again changes nothing; 410 when the ask was closed in another way.
+    """
+    return _answer(change, mesh, correlation_id, Reply(reason), DECLINED, by)
+
+
+def _answer(
+    change: Change, mesh: Mesh, correlation_id: str, reply: Reply, reason: str, by: str | None
+) -> Delivery | None:
+    """What its recipient makes of an ask, by the one guarded UPDATE: the first wins."""
     deliveries.take_receipts(change)
-    reason = "ack" if reply.bare else "ack_with_msg"
     awaited = mesh.bus.heard(wait_topic(correlation_id))
     row = change.db.execute(
-        _ACK, (change.now, reason, reply.text, _packed(reply), by, int(reply.bare or not awaited), correlation_id)
+        _ANSWER, (change.now, reason, reply.text, _packed(reply), by, int(reply.bare or not awaited), correlation_id)
     ).fetchone()
     if row is None:
-        _same_reply(asks.load(change.db, correlation_id), reply)
+        _same_answer(asks.load(change.db, correlation_id), reply, reason)
         return None
     ask = Ask(*row)
     change.record(
-        "ask.acked",
+        "ask.closed" if reason == DECLINED else "ask.acked",
         correlation_id=correlation_id,
         **{"from": ask.replied_by, "to": ask.from_peer},
         from_peer_id=ask.to_peer_id,
         to_peer_id=ask.from_peer_id,
         peer_id=ask.to_peer_id,
         status=reason,
+        reason=reason if reason == DECLINED else None,
         text=reply.text,
     )
     deliveries.answered(change, ask.delivery_id)
@@ -66,15 +83,16 @@ def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str |
     return None if reply.bare else push_reply(change, mesh, ask)
 
 
-_ACK = (
+_ANSWER = (
     "UPDATE asks SET closed_at = ?, close_reason = ?, reply = ?, reply_attachments = ?,"
     " replied_by = coalesce(?, to_peer), reply_at_rest = ? WHERE correlation_id = ? AND closed_at IS NULL RETURNING *"
 )
 
 
-def _same_reply(ask: Ask, reply: Reply) -> None:
-    """An ack of a closed ask: nothing to do when it says the same, else 410."""
-    if not reply.bare and (reply.text, _packed(reply)) != (ask.reply, ask.reply_attachments):
+def _same_answer(ask: Ask, reply: Reply, reason: str) -> None:
+    """The answer of a closed ask: nothing to do when it says the same, or is a bare ack, else 410."""
+    said, known = (reply.text, _packed(reply)), (ask.reply, ask.reply_attachments)
+    if not reply.bare and (said != known or (reason == DECLINED) != (ask.close_reason == DECLINED)):
         raise gone(
             "ask_closed",
             f"{ask.correlation_id} was closed already ({ask.close_reason}); the asker got the first reply",
@@ -94,9 +112,10 @@ def push_reply(change: Change, mesh: Mesh, ask: Ask) -> Delivery | None:
     asker = peers.remembered(change, ask.from_peer_id) if ask.from_peer_id else None
     if asker is None or (asker.role == HUMAN and mesh.doors.of(asker.peer_id) is None):
         return None
-    return _tell_asker(
-        change, mesh, ask, asker, f"[ack #{ask.correlation_id} from @{ask.replied_by or ask.to_peer}] {ask.reply or ''}"
-    )
+    head = f"ack #{ask.correlation_id} from @{ask.replied_by or ask.to_peer}"
+    if ask.close_reason == DECLINED:
+        head = f"ask #{ask.correlation_id} to @{ask.to_peer} {DECLINED}"
+    return _tell_asker(change, mesh, ask, asker, f"[{head}] {ask.reply or ''}")
 
 
 def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) -> Delivery:
@@ -173,15 +192,54 @@ async def post_ack(request: web.Request) -> web.Response:
     reply = Reply(body.optional_text("message", max_chars=MAX_TEXT_CHARS) or None, tuple(body.records("attachments")))
     caller = callers.calling(mesh, request)
     with mesh.change() as change:
-        ask = asks.load(change.db, correlation_id)
-        if caller is not None and caller.peer_id != ask.to_peer_id:
-            raise forbidden(
-                "not_the_asked", f"{correlation_id} was asked of {ask.to_peer}, you are {caller.display_name}"
-            )
+        _may_answer(change, caller, correlation_id)
         delivery = ack(change, mesh, correlation_id, reply)
-    if delivery is not None:
-        return wire.reply({"ok": True, **deliveries.standing(await mailboxes.written(mesh, delivery))})
-    return wire.reply({"ok": True})
+    return await _closed(mesh, delivery)
+
+
+async def post_decline(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    correlation_id, reason = body.text("correlation_id", max_chars=64), body.text("reason", max_chars=MAX_TEXT_CHARS)
+    caller = callers.calling(mesh, request)
+    with mesh.change() as change:
+        _may_answer(change, caller, correlation_id)
+        delivery = decline(change, mesh, correlation_id, reason)
+    return await _closed(mesh, delivery)
+
+
+async def post_response(request: web.Request) -> web.Response:
+    """The legacy answer to a query, by pane: an ack of the ask that is named, else of the oldest open one."""
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    pane_id, text = body.text("pane_id", max_chars=64), body.text("text", max_chars=MAX_TEXT_CHARS)
+    correlation_id = body.optional_text("correlation_id", max_chars=64)
+    peer = peers.by_pane(mesh.db.conn, pane_id)
+    if peer is None:
+        raise not_found("pane", pane_id, f"no peer holds pane {pane_id}")
+    callers.may_read(mesh, request, peer)
+    with mesh.change() as change:
+        if correlation_id is None:
+            oldest = asks.oldest_to(change.db, peer.peer_id)
+            correlation_id = oldest.correlation_id if oldest else None
+        if correlation_id is None:
+            return wire.reply({"ok": True})
+        _may_answer(change, peer, correlation_id)
+        delivery = ack(change, mesh, correlation_id, Reply(text))
+    return await _closed(mesh, delivery)
+
+
+def _may_answer(change: Change, caller: Peer | None, correlation_id: str) -> None:
+    """404 for an unknown ask; 403 for an agent that was not asked."""
+    ask = asks.load(change.db, correlation_id)
+    if caller is not None and caller.peer_id != ask.to_peer_id:
+        raise forbidden("not_the_asked", f"{correlation_id} was asked of {ask.to_peer}, you are {caller.display_name}")
+
+
+async def _closed(mesh: Mesh, delivery: Delivery | None) -> web.Response:
+    if delivery is None:
+        return wire.reply({"ok": True})
+    return wire.reply({"ok": True, **deliveries.standing(await mailboxes.written(mesh, delivery))})
 
 
 async def post_wait(request: web.Request) -> web.Response:
@@ -231,5 +289,7 @@ def _waited(ask: Ask) -> dict[str, Any]:
 
 ROUTES = [
     web.post("/ack", post_ack),
+    web.post("/decline", post_decline),
+    web.post("/response", post_response),
     web.post("/asks/{correlation_id}/wait", post_wait),
 ]

@@ -302,6 +302,8 @@ def test_each_method_has_its_route(serve: Serve, made: RepowireClient) -> None:
         ("POST /session/update", lambda: made.session_update(peer_name="ann", status="busy")),
         ("POST /ask", lambda: made.ask("ann", "x")),
         ("POST /ack", lambda: made.ack("ask-1")),
+        ("POST /decline", lambda: made.decline("ask-1", "no")),
+        ("POST /response", lambda: made.respond("%1", "yes")),
         ("POST /asks/ask-1/wait", lambda: made.wait_ask("ask-1", timeout_seconds=1)),
         ("GET /asks/pending?peer_id=ann", lambda: made.pending_asks(peer_id="ann")),
         ("GET /asks/history?state=open", lambda: made.asks_history(state="open")),

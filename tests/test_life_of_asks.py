@@ -103,11 +103,28 @@ class LifeOfAsks(RuleBasedStateMachine):
                 replies.ack(change, self.mesh, cid, Reply(text))
         except Refusal as refusal:
             expected = 404 if one.closed == "forgotten" else 410
-            if refusal.status != expected or (expected == 410 and (one.closed is None or text in (None, one.reply))):
+            same = text is None or (text == one.reply and one.closed != "declined")
+            if refusal.status != expected or (expected == 410 and (one.closed is None or same)):
                 raise
             return
         if one.closed is None:
             one.closed, one.reply = "ack" if text is None else "ack_with_msg", text
+        self.turn()
+
+    @rule(cid=cids, reason=st.sampled_from(["no", "not mine"]))
+    def decline(self, cid, reason):
+        one = self.asked[cid]
+        try:
+            with self.mesh.change() as change:
+                replies.decline(change, self.mesh, cid, reason)
+        except Refusal as refusal:
+            expected = 404 if one.closed == "forgotten" else 410
+            same = (one.closed, one.reply) == ("declined", reason)
+            if refusal.status != expected or (expected == 410 and (one.closed is None or same)):
+                raise
+            return
+        if one.closed is None:
+            one.closed, one.reply = "declined", reason
         self.turn()
 
     @rule(cid=cids)

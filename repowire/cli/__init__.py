@@ -85,6 +85,7 @@ NOUNS = {
     "ask": (_asks, "ask a peer; with --wait print the reply"),
     "wait": (_asks, "wait for the reply to an ask"),
     "ack": (_asks, "answer an ask, or close it without words"),
+    "decline": (_asks, "close an ask that you will not answer, with the reason"),
     "asks": (_asks, "list asks: open ones, or --answered"),
     "notify": (_messages, "tell a peer something that wants no answer"),
     "listen": (_listen, "make a script a peer: messages as JSON lines, or each to a command"),

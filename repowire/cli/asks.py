@@ -1,4 +1,4 @@
-"""`repowire ask`, `wait`, `ack` and `asks`: questions, and what became of them."""
+"""`repowire ask`, `wait`, `ack`, `decline` and `asks`: questions, and what became of them."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ ENDS_WELL = ("ack", "ack_with_msg", "answered", "reply_to")  # close reasons, wi
 
 
 def main(argv: list[str]) -> int:
-    return {"ask": _ask, "wait": _wait, "ack": _ack, "asks": _asks}[argv[0]](argv[1:])
+    return {"ask": _ask, "wait": _wait, "ack": _ack, "decline": _decline, "asks": _asks}[argv[0]](argv[1:])
 
 
 # -- ask and wait ----------------------------------------------------------------
@@ -131,7 +131,8 @@ def await_reply(daemon: RepowireClient, correlation_id: str, timeout: float, as_
         return c.PENDING
     reply, reason = answer.get("reply"), answer.get("close_reason")
     if reason not in (None, *ENDS_WELL):
-        c.note(f"repowire: {c.clean(correlation_id)} was closed without an answer: {c.clean(reason)}")
+        words = f"{c.clean(reason)}{': ' + c.clean(reply) if reply else ''}"
+        c.note(f"repowire: {c.clean(correlation_id)} was closed without an answer: {words}")
         return c.FAILED
     if reply is None:
         c.hint(f"{c.clean(answer.get('responder') or 'the peer')} has acknowledged it without words")
@@ -202,6 +203,29 @@ def ack(args: argparse.Namespace) -> int:
         c.put(c.to_json(closed))
     else:
         c.hint(f"{'answered' if message else 'closed'} {c.clean(args.ask)}")
+    return c.OK
+
+
+def _decline(argv: list[str]) -> int:
+    made = c.parser(
+        "decline",
+        "Close an ask that you will not answer; whoever asked gets the reason. The same again changes nothing.",
+        '  repowire decline ask-9f3c0a7d21be "not my repository: ask build"\n'
+        "  tail -1 build.log | repowire decline ask-9f3c0a7d21be -",
+    )
+    made.add_argument("ask", metavar="ID", help="the ask's id")
+    made.add_argument("reason", metavar="REASON", help="why; - reads it from stdin")
+    c.with_json(made)
+    return c.run(made, argv, decline)
+
+
+def decline(args: argparse.Namespace) -> int:
+    with c.client() as daemon:
+        closed = daemon.decline(args.ask, said(args.reason))
+    if args.json:
+        c.put(c.to_json(closed))
+    else:
+        c.hint(f"declined {c.clean(args.ask)}")
     return c.OK
 
 
