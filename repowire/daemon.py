@@ -131,7 +131,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
-    app[panes.HOSTS] = panes.Hosts()
+    app[panes.HOSTS], app[hooks.CARRIED] = panes.Hosts(), hooks.Carried()
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
     app.on_shutdown.append(_let_go)
     for concern in CONCERNS:
@@ -211,6 +211,7 @@ def loops(app: web.Application) -> list[tuple[str, Loop]]:
     return [
         ("repowire.sockets", app[sockets.SOCKETS].run),
         ("repowire.channels", channels.run),
+        ("repowire.hooks", app[hooks.CARRIED].run),
         ("repowire.panes", panes.Keeper(app[panes.HOSTS]).run),
         ("repowire.traces", traces.run),
         *ticks,

@@ -8,6 +8,7 @@ shows the id: in a prompt, or in the transcript of the turn that went on.
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ MAIL_MOST, MAIL_CHARS = 10, 20_000  # messages and characters that one Stop carr
 REMINDERS_MOST = 10
 REMINDER_CHARS = 150  # of an ask's text (wire.md 5.5)
 TAIL_BYTES = 1 << 20  # of a transcript that is searched for what a hook carried
+LOOK_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # between two looks into a transcript
 ROSTER_MOST = 10  # names told to a new session
 RECEIPT = "X-Repowire-Receipt"
 
@@ -220,8 +222,38 @@ def printed(change: Change, holder: str) -> list[Delivery]:
     return taken
 
 
+class Carried:
+    """Whose turns went on with what a hook carried. The runtime writes its transcript a moment later than it runs the
+    next hook, so it is looked at a few times, and then no more.
+    """
+
+    def __init__(self) -> None:
+        self._tries: dict[str, int] = {}
+
+    def expect(self, mesh: Mesh, peer_id: str) -> None:
+        """The transcript of this peer is about to show something."""
+        self._tries[peer_id] = len(LOOK_SECONDS)
+        mesh.bus.publish("hook.carried")
+
+    async def run(self, mesh: Mesh) -> None:
+        with mesh.bus.listen("hook.carried") as nudge:
+            while True:
+                for peer_id in list(self._tries):
+                    await look(mesh, peer_id)
+                    left = self._tries[peer_id] - 1
+                    if left < 0 or not await mesh.db.read(partial(deliveries.unshown, peer_id=peer_id)):
+                        del self._tries[peer_id]
+                    else:
+                        self._tries[peer_id] = left
+                most = max(self._tries.values(), default=None)
+                await nudge.wait(None if most is None else LOOK_SECONDS[-1 - most])
+
+
+CARRIED = web.AppKey("carried", Carried)
+
+
 async def look(mesh: Mesh, peer_id: str) -> None:
-    """Search the end of the transcript for what a hook carried: Stop feedback stands there and in no prompt."""
+    """Search the end of the transcript for what a hook carried: it stands there and in no prompt."""
     session = sessions.find(mesh.db.conn, peer_id)
     if session is None or session.transcript is None:
         return
@@ -268,7 +300,7 @@ async def post_hook(request: web.Request) -> web.StreamResponse:
     if last is not None:
         await settle_last_life(mesh, peer.peer_id, last)
     if said.stop_hook_active:
-        await look(mesh, peer.peer_id)
+        request.app[CARRIED].expect(mesh, peer.peer_id)
     if not answer.text:
         return web.Response()
     headers = {RECEIPT: answer.holder.partition(":")[2]} if answer.holder else {}

@@ -222,9 +222,9 @@ def test_what_a_stop_carried_is_seen_when_the_transcript_shows_it(live, agent):
     one.hook("Stop", stop_hook_active=True)
     assert states(live, sent) == "handed"  # the model's own words prove nothing
     line = {"type": "user", "message": {"role": "user", "content": f"Stop hook feedback:\n{told}"}}
-    transcript.write_text(transcript.read_text() + json.dumps(line) + "\n")
     one.hook("Stop", stop_hook_active=True)
-    assert states(live, sent) == "seen"
+    transcript.write_text(transcript.read_text() + json.dumps(line) + "\n")  # later than the hook ran
+    until(lambda: states(live, sent) == "seen")
 
 
 def test_an_open_ask_is_mentioned_once(live, agent):
