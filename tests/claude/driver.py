@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +163,23 @@ class Claude:
 
     def transcript(self, session: str = "") -> list[dict[str, Any]]:
         """The lines of its transcript file, of the session of now unless told otherwise."""
-        folder = self.user.home / ".claude/projects" / re.sub(r"[^A-Za-z0-9]", "-", str(self.project))
-        file = folder / f"{session or self.session}.jsonl"
+        file = self._transcripts / f"{session or self.session}.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def sessions(self) -> list[str]:
+        """Its sessions so far, the oldest first."""
+        files = sorted(self._transcripts.glob("*.jsonl"), key=lambda file: file.stat().st_mtime)
+        return [file.stem for file in files]
+
+    @property
+    def _transcripts(self) -> Path:
+        return self.user.home / ".claude/projects" / re.sub(r"[^A-Za-z0-9]", "-", str(self.project))
 
     def said(self, session: str = "") -> list[str]:
         """The texts of its own replies, as its transcript has them."""
         blocks = (b for line in self.transcript(session) if line["type"] == "assistant" for b in content(line))
         return [block["text"] for block in blocks if block["type"] == "text"]
-
-    def heard(self, needle: str, session: str = "") -> int:
-        """In how many lines of its transcript that tell it something (prompts, tools) the text stands."""
-        told = (line for line in self.transcript(session) if line["type"] in ("user", "attachment"))
-        return sum(needle in json.dumps(line, ensure_ascii=False) for line in told)
 
     # -- what a user does
 
@@ -250,10 +253,3 @@ ENVIRON = {
     "DISABLE_ERROR_REPORTING": "1",
     "DISABLE_BUG_COMMAND": "1",
 }
-
-
-def closing(claudes: Iterable[Claude]) -> Iterator[None]:
-    """End them by their own ids when the test is over."""
-    yield
-    for claude in claudes:
-        claude.kill()

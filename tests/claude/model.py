@@ -59,7 +59,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a step may look at: the rule's match, the text it was found in, all that was new, what the last tools said."""
+    """What a step may look at: the match, the text it was found in, all that was new, what tools said."""
 
     match: re.Match[str]
     prompt: str
