@@ -146,6 +146,17 @@ class WaitResult:
 
 
 @dataclass(frozen=True)
+class BroadcastResult:
+    """POST /broadcast; `sent_to` are names, each of `failed` has a `peer` and an `error`."""
+
+    ok: bool
+    sent_to: list[str]
+    failed: list[Json]
+    broadcast_id: str | None = None
+    deliveries: list[Json] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class PendingAsk:
     """A row of GET /asks/pending."""
 
@@ -415,6 +426,18 @@ class AsyncRepowireClient:
         more = {"from_peer": from_peer, "attachments": attachments, "circle": circle}
         body = {"to_peer": to_peer, "text": text, "bypass_circle": bypass_circle, **more}
         await self.request("POST", "/notify", _given(body), idempotency_key=idempotency_key)
+
+    async def broadcast(
+        self,
+        text: str,
+        *,
+        from_peer: str | None = None,
+        exclude: list[str] | None = None,
+        bypass_circle: bool = False,
+    ) -> BroadcastResult:
+        """Tell all that are connected, save the excluded names."""
+        body = {"text": text, "from_peer": from_peer, "exclude": exclude, "bypass_circle": bypass_circle}
+        return _made(BroadcastResult, await self.request("POST", "/broadcast", _given(body)))
 
     async def trace(self, trace_id: str) -> Json:
         """The stages of an ask or a message."""

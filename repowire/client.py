@@ -334,6 +334,10 @@ class RepowireClient:
         body = {"to_peer": to_peer, "text": text, **given(fields)}
         return self._object("POST", "/notify", body, idempotency_key=idempotency_key)
 
+    def broadcast(self, text: str, **fields: Any) -> Json:
+        """Tell all that are connected; fields: from_peer, exclude (names), bypass_circle. `sent_to` and `failed`."""
+        return self._object("POST", "/broadcast", {"text": text, **given(fields)})
+
     def delivery(self, delivery_id: str) -> Json:
         """One delivery and what is proven of it."""
         return self._object("GET", f"/deliveries/{quote(delivery_id)}")

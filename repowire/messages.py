@@ -1,15 +1,18 @@
-"""Messages that want no answer: notify."""
+"""Messages that want no answer: notify, to one peer, and broadcast, to all that are connected."""
 
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from repowire import callers, deliveries, idempotency, mailboxes, peers, wire
+from repowire.clock import new_id
 from repowire.deliveries import Delivery
-from repowire.errors import Refusal
+from repowire.errors import Refusal, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import MAX_TEXT_CHARS
+from repowire.protocol import DEFAULT_CIRCLE, MAX_TEXT_CHARS
+
+EXCLUDED_MOST = 1000
 
 
 class Note(NamedTuple):
@@ -61,6 +64,75 @@ def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | Non
     )
     deliveries.tell(change, delivery)
     return delivery, sender, target
+
+
+class Shout(NamedTuple):
+    """A broadcast as it was posted; `exclude` are names or ids."""
+
+    from_peer: str
+    text: str
+    exclude: frozenset[str] = frozenset()
+    bypass_circle: bool = False
+
+
+class Spread(NamedTuple):
+    """What became of a broadcast: who has a delivery of it, and whose mailbox refused one."""
+
+    broadcast_id: str
+    sent: list[tuple[Peer, Delivery]]
+    failed: list[tuple[Peer, Refusal]]
+
+
+def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
+    """A delivery of its own for everybody who is connected, save the sender, the excluded and other circles.
+
+    An unknown sender reaches every circle. One full mailbox holds back nobody else.
+    """
+    sender = peers.sender(change, shout.from_peer, DEFAULT_CIRCLE)
+    from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (shout.from_peer, None)
+    spread, config = Spread(new_id("bcast"), [], []), mesh.config.daemon
+    for peer in _hearers(change, mesh, shout, sender):
+        try:
+            delivery = deliveries.queue(
+                change,
+                peer.peer_id,
+                {"type": "broadcast", "from_peer": from_peer, "text": shout.text},
+                trace=spread.broadcast_id,
+                from_peer_id=from_peer_id,
+                expires_at=change.now + config.delivery_queue_ttl_seconds,
+                most=config.delivery_queue_max_per_peer,
+            )
+        except Refusal as refusal:
+            spread.failed.append((peer, refusal))
+        else:
+            spread.sent.append((peer, delivery))
+    change.record(
+        "broadcast.accepted",
+        trace=spread.broadcast_id,
+        **{"from": from_peer},
+        from_peer_id=from_peer_id,
+        text=shout.text,
+        exclude=sorted(shout.exclude),
+        reached=len(spread.sent),
+    )
+    for _, delivery in spread.sent:
+        deliveries.tell(change, delivery, leased=True)
+    return spread
+
+
+def _hearers(change: Change, mesh: Mesh, shout: Shout, sender: Peer | None) -> list[Peer]:
+    known = (peers.remembered(change, door.peer_id) for door in mesh.doors)
+    there = [peer for peer in known if peer is not None and peer != sender]
+    free = sender is None or sender.everywhere or shout.bypass_circle
+    return sorted(
+        (
+            peer
+            for peer in there
+            if not shout.exclude & {peer.display_name, peer.peer_id}
+            and (free or peer.everywhere or (sender is not None and sender.circle == peer.circle))
+        ),
+        key=lambda peer: peer.seq,
+    )
 
 
 # -- wire --------------------------------------------------------------------
@@ -140,4 +212,33 @@ def _accepted(delivery: Delivery, sender: Peer | None, target: Peer, note: Note)
     }
 
 
-ROUTES = [web.post("/notify", post_notify)]
+async def post_broadcast(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    from_peer = callers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
+    excluded = body.members("exclude", most=EXCLUDED_MOST)
+    if not all(isinstance(one, str) for one in excluded):
+        raise invalid("exclude", "must be a list of names")
+    shout = Shout(
+        from_peer=from_peer if from_peer is not None else callers.human(mesh).peer_id,
+        text=body.text("text", max_chars=MAX_TEXT_CHARS),
+        exclude=frozenset(excluded),
+        bypass_circle=body.flag("bypass_circle"),
+    )
+    with mesh.change() as change:
+        spread = broadcast(change, mesh, shout)
+    return wire.reply(
+        {
+            "ok": True,
+            "sent_to": [peer.display_name for peer, _ in spread.sent],
+            "failed": [{"peer": peer.display_name, "error": refusal.hint} for peer, refusal in spread.failed],
+            "broadcast_id": spread.broadcast_id,
+            "deliveries": [
+                {"peer_id": peer.peer_id, "delivery_id": delivery.delivery_id, "state": delivery.state}
+                for peer, delivery in spread.sent
+            ],
+        }
+    )
+
+
+ROUTES = [web.post("/notify", post_notify), web.post("/broadcast", post_broadcast)]

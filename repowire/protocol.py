@@ -99,6 +99,7 @@ KINDS: dict[str, Kind] = {
     "ask.acked": Kind("ack", _stages("acked", "closed", "answered")),
     "ask.closed": Kind(None, _stages("closed")),
     "notify.accepted": Kind("notification", _stages("created", "resolved_peer")),
+    "broadcast.accepted": Kind("broadcast", _stages("created", "resolved_peer")),
     "delivery.queued": Kind(None, _stages("pending")),
     "delivery.leased": Kind(None, _stages("routed", "leased")),
     "delivery.sent": Kind(None, _stages("websocket_sent")),

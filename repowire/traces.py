@@ -153,7 +153,8 @@ async def get_trace(request: web.Request) -> web.Response:
     lines = await lines_of(request.app[MESH], trace)
     if not lines:
         raise not_found("trace", trace, f"nothing is recorded of {trace!r}: the id may be wrong, or too old")
-    kind = "ask" if any(line.kind.startswith("ask.") for line in lines) else "notify"
+    nouns = {line.kind.partition(".")[0] for line in lines}
+    kind = next((noun for noun in ("ask", "broadcast") if noun in nouns), "notify")
     return wire.reply({"trace_id": trace, "kind": kind, "stages": stages_of(lines)})
 
 

@@ -308,6 +308,7 @@ def test_each_method_has_its_route(serve: Serve, made: RepowireClient) -> None:
         ("GET /asks/pending?peer_id=ann", lambda: made.pending_asks(peer_id="ann")),
         ("GET /asks/history?state=open", lambda: made.asks_history(state="open")),
         ("POST /notify", lambda: made.notify("ann", "x")),
+        ("POST /broadcast", lambda: made.broadcast("x")),
         ("GET /deliveries/d-1", lambda: made.delivery("d-1")),
         ("GET /traces/ask-1", lambda: made.trace("ask-1")),
         ("POST /auth/rotate", made.rotate_token),
