@@ -157,6 +157,16 @@ class BroadcastResult:
 
 
 @dataclass(frozen=True)
+class QueryResult:
+    """POST /query; `status` is the peer's where it was not asked."""
+
+    text: str | None = None
+    error: str | None = None
+    status: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True)
 class PendingAsk:
     """A row of GET /asks/pending."""
 
@@ -367,6 +377,22 @@ class AsyncRepowireClient:
         more = {"from_peer": from_peer, "attachments": attachments, "reply_to": reply_to, "circle": circle}
         body = {"to_peer": to_peer, "text": text, "bypass_circle": bypass_circle, "if_offline": if_offline, **more}
         return _made(AskResult, await self.request("POST", "/ask", _given(body), idempotency_key=idempotency_key))
+
+    async def query(
+        self,
+        to_peer: str,
+        text: str,
+        *,
+        from_peer: str | None = None,
+        timeout: float = 300.0,  # noqa: ASYNC109 - the published name
+        bypass_circle: bool = False,
+        circle: str | None = None,
+    ) -> QueryResult:
+        """Ask and wait for the reply, at most `timeout` seconds: `text`, or `error`."""
+        body = {"to_peer": to_peer, "text": text, "timeout": timeout, "bypass_circle": bypass_circle}
+        more = _given({"from_peer": from_peer, "circle": circle})
+        answer = await self.request("POST", "/query", {**body, **more}, seconds=self.timeout + timeout)
+        return _made(QueryResult, answer)
 
     async def ack(
         self,

@@ -292,6 +292,11 @@ class RepowireClient:
         body = {"to_peer": to_peer, "text": text, **given(fields)}
         return self._object("POST", "/ask", body, idempotency_key=idempotency_key)
 
+    def query(self, to_peer: str, text: str, *, timeout: float = 300.0, **fields: Any) -> Json:
+        """Ask and wait for the reply, at most `timeout` seconds: `text`, or `error`; fields as in `ask`."""
+        body = {"to_peer": to_peer, "text": text, "timeout": timeout, **given(fields)}
+        return self._object("POST", "/query", body, timeout=self.timeout + timeout)
+
     def ack(self, correlation_id: str, *, message: str | None = None, from_peer: str | None = None) -> Json:
         """Close an ask, with a reply or bare. The same again is no error."""
         fields = {"message": message, "from_peer": from_peer}

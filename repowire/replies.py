@@ -250,15 +250,19 @@ async def post_wait(request: web.Request) -> web.Response:
     ask = asks.load(mesh.db.conn, correlation_id)
     _may_wait(mesh, request, body, ask)
     ask = await asks.wait(mesh, correlation_id, max(0.0, seconds) if seconds else WAIT_SECONDS)
+    hand_over(mesh, request, ask)
+    return wire.reply(_waited(ask))
+
+
+def hand_over(mesh: Mesh, request: web.Request, ask: Ask) -> None:
+    """After a wait the reply is in the hand of who waited; where he left it is pushed, unless another waits for it."""
     if request.transport is None or request.transport.is_closing():
-        # The waiter left: its reply is pushed, unless another waiter is there to take it.
-        if ask.closed_at is not None and not ask.reply_at_rest and not mesh.bus.heard(wait_topic(correlation_id)):
+        if ask.closed_at is not None and not ask.reply_at_rest and not mesh.bus.heard(wait_topic(ask.correlation_id)):
             with mesh.change() as change:
                 push_reply(change, mesh, ask)
     elif not ask.reply_at_rest:
         with mesh.change() as change:
-            taken(change, correlation_id)
-    return wire.reply(_waited(ask))
+            taken(change, ask.correlation_id)
 
 
 def _may_wait(mesh: Mesh, request: web.Request, body: wire.Body, ask: Ask) -> None:

@@ -301,6 +301,7 @@ def test_each_method_has_its_route(serve: Serve, made: RepowireClient) -> None:
         ("POST /peers/ann/offline", lambda: made.mark_peer_offline("ann", terminal=True)),
         ("POST /session/update", lambda: made.session_update(peer_name="ann", status="busy")),
         ("POST /ask", lambda: made.ask("ann", "x")),
+        ("POST /query", lambda: made.query("ann", "x", timeout=1)),
         ("POST /ack", lambda: made.ack("ask-1")),
         ("POST /decline", lambda: made.decline("ask-1", "no")),
         ("POST /response", lambda: made.respond("%1", "yes")),

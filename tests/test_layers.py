@@ -24,7 +24,7 @@ RANKS = (
     "mailboxes",
     "asks messages channels",
     "replies",
-    "sockets spawn jobs roster arrivals",
+    "sockets spawn jobs roster arrivals queries",
     "panes executors schedules acp",
     "hooks mcp doctor",
     "daemon",
