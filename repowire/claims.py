@@ -145,7 +145,9 @@ def _proved(change: Change, peer: Peer, claim: Claim) -> bool:
 
 
 def _lived_by_another(change: Change, peer: Peer, claim: Claim) -> bool:
-    """Whether a socket, or another process than the newcomer's, has the identity now."""
+    """Whether a socket, or another process than the newcomer's, has the identity now; none has one that ended."""
+    if peer.retired_at is not None:
+        return False
     if presence.reachable(change.db, peer.peer_id):
         return True
     process = presence.evidence(change.db, peer.peer_id).get(presence.PROCESS)

@@ -129,6 +129,17 @@ def test_clear_and_resume_keep_the_peer(live, agent):
     assert (two.peer()["peer_id"], two.peer()["status"]) == (before, "online")
 
 
+def test_a_session_that_was_left_and_is_resumed_is_the_same_peer(live, agent):
+    one = agent()
+    one.hook("SessionStart", source="startup")
+    before = one.peer()["peer_id"]
+    one.hook("SessionEnd", reason="prompt_input_exit")
+    one.end()
+    two = agent()
+    two.hook("SessionStart", source="resume")
+    assert (two.peer()["peer_id"], two.peer()["status"]) == (before, "online")
+
+
 def test_a_session_resumed_twice_is_two_peers(live, agent):
     one, two = agent(), agent()
     one.hook("SessionStart", source="startup", session_id="s-1")
