@@ -157,6 +157,20 @@ def test_clear_keeps_the_peer(town: Town, ben: Claude) -> None:
     assert town.peer("ben")["peer_id"] == first
 
 
+def test_left_and_resumed_it_is_the_same_peer(town: Town, ben: Claude) -> None:
+    first = town.peer("ben")["peer_id"]
+    before = town.tell("ben", "before it is left")
+    town.until_seen(ben, before)
+    ben.until_idle()
+    session = ben.session
+    ben.leave()
+    until(lambda: not town.reachable("ben"))
+    town.arrive(ben, "--resume", session)
+    after = town.tell("ben", "after the resume")
+    town.until_seen(ben, before, after)
+    assert town.peer("ben")["peer_id"] == first
+
+
 def test_killed_and_resumed_it_is_the_same_peer_and_hears_what_waited_once_when_it_is_back(
     town: Town, ben: Claude
 ) -> None:
