@@ -85,7 +85,8 @@ async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> N
             mesh.bus.publish(_written_topic(delivery.delivery_id))
             continue
         trace = None if delivery.trace == delivery.delivery_id else delivery.trace
-        mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
+        if door.way != "channel":  # of which `handed` is said at once, and which is no WebSocket
+            mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
         mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
