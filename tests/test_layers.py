@@ -207,3 +207,9 @@ def test_what_the_drawing_allows_is_not_a_fault(tmp_path: Path, file: str, line:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"{line}\n")
     assert list(faults(tmp_path)) == []
+
+
+def test_the_two_that_import_nothing_spell_the_same_headers() -> None:
+    from repowire import hook_stdio, mcp_stdio
+
+    assert [(name.decode(), variable.decode()) for name, variable in hook_stdio.HEADERS] == list(mcp_stdio.HEADERS)
