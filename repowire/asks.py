@@ -46,6 +46,10 @@ CREATE VIEW waits AS                                           -- for whom somet
     """
 ALTER TABLE asks ADD COLUMN reminded_at REAL;                  -- unix seconds; the peer was told that it is still open
 """,
+    """
+ALTER TABLE asks ADD COLUMN parent_id TEXT;                    -- the ask-many that it is one of
+CREATE INDEX asks_by_parent ON asks (parent_id) WHERE parent_id IS NOT NULL;
+""",
 ]
 
 
@@ -71,6 +75,7 @@ class Ask(NamedTuple):
     replied_by: str | None
     reply_at_rest: int
     reminded_at: float | None = None
+    parent_id: str | None = None
 
 
 def wait_topic(correlation_id: str) -> str:
@@ -143,8 +148,8 @@ class Draft(NamedTuple):
     keep_if_offline: bool = False
 
 
-def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
-    """Open an ask and put it into the recipient's mailbox.
+def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = None) -> tuple[Ask, Delivery]:
+    """Open an ask and put it into the recipient's mailbox; `parent_id` is the ask-many that it is one of.
 
     404 and 409 for the recipient, 403 across circles, 503 `no_live_transport` when nobody would get it now and it was
     not asked to be kept (wire.md 16, row 12), 429 when the mailbox is full.
@@ -178,6 +183,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
         to_peer_id=target.peer_id,
         text=draft.text,
         reply_to=draft.reply_to,
+        parent_id=parent_id,
         by=delivery.leased_by,
         attachments=list(draft.attachments) or None,
     )
@@ -201,6 +207,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft) -> tuple[Ask, Delivery]:
         reply_attachments=None,
         replied_by=None,
         reply_at_rest=1,
+        parent_id=parent_id,
     )
     change.db.execute(_INSERT, (None, *ask[1:]))
     if draft.reply_to:
@@ -288,6 +295,7 @@ def as_json(db: Connection, ask: Ask) -> dict[str, Any]:
         "to_peer_id": ask.to_peer_id,
         "text": ask.text,
         "reply_to": ask.reply_to,
+        "parent_id": ask.parent_id,
         "created_at": wire.moment(ask.created_at),
         "state": "open" if ask.closed_at is None else "closed",
         "closed_at": wire.moment(ask.closed_at),
@@ -405,8 +413,16 @@ async def get_history(request: web.Request) -> web.Response:
     )
 
 
+async def post_noted(request: web.Request) -> web.Response:
+    """Published, and without effect (wire.md 1.4): what was picked up or reminded of is known by evidence."""
+    await wire.read(request)
+    return wire.reply({"ok": True})
+
+
 ROUTES = [
     web.post("/ask", post_ask),
+    web.post("/asks/{correlation_id}/picked_up", post_noted),
+    web.post("/asks/{correlation_id}/mark_reminded", post_noted),
     web.get("/asks/pending", get_pending),
     web.get("/asks/history", get_history),
 ]

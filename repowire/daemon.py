@@ -17,11 +17,14 @@ from aiohttp import web
 
 from repowire import (
     __version__,
+    ask_many,
     asks,
     auth,
     certificates,
     channels,
+    chats,
     claims,
+    dead_letters,
     deliveries,
     doctor,
     hooks,
@@ -30,6 +33,7 @@ from repowire import (
     messages,
     panes,
     peers,
+    pickups,
     presence,
     queries,
     replies,
@@ -63,10 +67,14 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("peers", peers),
     ("deliveries", deliveries),
     ("asks", asks),
+    ("ask_many", ask_many),
 ]
 CONCERNS: list[ModuleType] = [
+    ask_many,
     asks,
+    chats,
     claims,
+    dead_letters,
     deliveries,
     doctor,
     hooks,
@@ -74,14 +82,15 @@ CONCERNS: list[ModuleType] = [
     messages,
     panes,
     peers,
+    pickups,
     queries,
     replies,
     roster,
     sockets,
     traces,
 ]
-TICKS: list[ModuleType] = [peers, deliveries, replies]
-TOUCHES = frozenset({"/peers/{name}/touch"})  # a restart may forget them
+TICKS: list[ModuleType] = [peers, deliveries, replies, dead_letters, ask_many]
+TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
 CANNOT_START = (ConfigError, HomeBusy, StoreError, LedgerError)
@@ -133,7 +142,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
-    app[panes.HOSTS], app[hooks.CARRIED] = panes.Hosts(), hooks.Carried()
+    app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
     app.on_shutdown.append(_let_go)
     for concern in CONCERNS:

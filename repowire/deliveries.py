@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, peers, wire
+from repowire import wire
 from repowire.clock import new_id
 from repowire.doors import Door
-from repowire.errors import malformed, not_found, too_many
+from repowire.errors import not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
-from repowire.protocol import EXPIRED, FAILED, HANDED, HELD, HINT, LEASED, QUEUED, UNKNOWN
+from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, LEASED, QUEUED, SEEN, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
 RETRY_MOST_SECONDS = 60.0
+STATES = (QUEUED, LEASED, HELD, HANDED, SEEN, ANSWERED, FAILED, EXPIRED, UNKNOWN)
 KEPT_SECONDS = 24 * 3600.0
-MAX_BATCH = 1000
+PICKUP = "pickup:"  # a holder that confirms what it took: what it never confirmed comes back
 
 # -- model and table ---------------------------------------------------------
 
@@ -47,10 +48,15 @@ CREATE INDEX mailboxes ON deliveries (peer_id, seq) WHERE state IN ('queued', 'h
 CREATE INDEX deliveries_leased ON deliveries (peer_id, leased_at) WHERE state = 'leased';
 CREATE INDEX deliveries_unknown ON deliveries (peer_id) WHERE state = 'unknown';
 CREATE INDEX deliveries_expiring ON deliveries (expires_at) WHERE state IN ('queued', 'held');
-"""
+""",
+    """
+ALTER TABLE deliveries ADD COLUMN told_at REAL;                -- its sender was told that it died, or need not be
+ALTER TABLE deliveries ADD COLUMN dropped_at REAL;             -- somebody took it off the list of the dead
+CREATE INDEX deliveries_dead ON deliveries (seq) WHERE state IN ('failed', 'expired') AND dropped_at IS NULL;
+CREATE INDEX deliveries_untold ON deliveries (seq)
+    WHERE state IN ('failed', 'expired') AND told_at IS NULL AND kind != 'ask';
+""",
 ]
-
-OPEN = ("queued", "held")
 
 
 class Delivery(NamedTuple):
@@ -73,6 +79,8 @@ class Delivery(NamedTuple):
     handed_at: float | None
     seen_at: float | None
     closed_at: float | None
+    told_at: float | None = None
+    dropped_at: float | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -124,10 +132,12 @@ def queue(
     from_peer_id: str | None = None,
     expires_at: float,
     most: int,
+    notice: bool = False,
 ) -> Delivery:
     """Put a frame into a mailbox, behind what is there; 429 `queue_full` when `most` wait already.
 
-    Where a door is open and nothing waits before it, the message is leased at once and goes straight through.
+    Where a door is open and nothing waits before it, the message is leased at once and goes straight through. When it
+    dies its sender is told, save of a `notice`, which tells of another one itself.
     """
     door = change.mesh.doors.of(peer_id)
     straight = door is not None and door.straight(WINDOW)
@@ -158,6 +168,7 @@ def queue(
         handed_at=None,
         seen_at=None,
         closed_at=None,
+        told_at=change.now if notice else None,
     )
     row = (None, *delivery[1:])
     change.db.execute(_INSERT, row)
@@ -323,6 +334,21 @@ def unshown(db: Connection, peer_id: str) -> list[str]:
     return [row[0] for row in rows]
 
 
+def revive(change: Change, delivery: Delivery, expires_at: float, most: int, reason: str) -> bool:
+    """A dead one goes back into its mailbox, in its old place; False when it is not dead any more, 429 as `queue`."""
+    if depth(change.db, delivery.peer_id) >= most:
+        raise too_many("queue_full", f"{most} messages wait for this peer already", limit=most)
+    back = change.db.execute(
+        "UPDATE deliveries SET state = 'queued', reason = ?, expires_at = ?, closed_at = NULL, told_at = NULL,"
+        " dropped_at = NULL WHERE delivery_id = ? AND state IN ('failed', 'expired')",
+        (reason, expires_at, delivery.delivery_id),
+    )
+    if back.rowcount == 1:
+        say(change, "queued", delivery, reason)
+        _mail(change, delivery.peer_id)
+    return back.rowcount == 1
+
+
 def again(change: Change, delivery_id: str, reason: str) -> None:
     """Back into the mailbox: it is proved that the one who was given it is gone and never showed it."""
     delivery = find(change.db, delivery_id)
@@ -350,11 +376,13 @@ def answered(change: Change, delivery_id: str) -> None:
     )
 
 
-def cancel(change: Change, delivery_id: str, reason: str) -> None:
-    """What still waits in the mailbox is not sent; what left already stays what it is."""
+def cancel(change: Change, delivery_id: str, reason: str) -> bool:
+    """What still waits in the mailbox is not sent; what left already stays what it is, and False is returned."""
     delivery = find(change.db, delivery_id)
     if delivery and _move(change, delivery, (QUEUED, HELD), FAILED, reason, closed_at=change.now):
         say(change, "failed", delivery, reason)
+        return True
+    return False
 
 
 def _move(
@@ -392,11 +420,13 @@ def lost(change: Change, peer_id: str, holder: str) -> None:
 
 
 def at_start(mesh: Mesh) -> None:
-    """After a restart nothing tells whether a lease was written, save to a taker that remembers and comes back."""
+    """After a restart nothing tells whether a lease was written, save to a taker that remembers and comes back, or one
+    that confirms, whose lease goes on.
+    """
     with mesh.change() as change:
         for row in change.db.execute("SELECT * FROM deliveries WHERE state = 'leased'").fetchall():
             delivery = Delivery(*row)
-            if not (delivery.leased_by or "").startswith("instance:"):
+            if not (delivery.leased_by or "").startswith(("instance:", PICKUP)):
                 unknown(change, delivery, "the daemon stopped before a receipt came")
 
 
@@ -404,7 +434,9 @@ WAKES = ("delivery.stale",)
 
 
 def tick(mesh: Mesh) -> float:
-    """Leases that ran out are `unknown`; mail that nobody fetched in its time is `expired`."""
+    """Leases that ran out are `unknown`, or back in the mailbox where their taker confirms; mail that nobody fetched in
+    its time is `expired`.
+    """
     note_receipts(mesh)
     now, lease_seconds = mesh.clock.now(), mesh.config.daemon.delivery_lease_seconds
     stale = mesh.db.conn.execute(
@@ -415,8 +447,11 @@ def tick(mesh: Mesh) -> float:
     ).fetchall()
     if stale or late:
         with mesh.change() as change:
-            for row in stale:
-                unknown(change, Delivery(*row), "no receipt came within the lease")
+            for one in (Delivery(*row) for row in stale):
+                if (one.leased_by or "").startswith(PICKUP):
+                    release(change, [one], "not_confirmed")
+                else:
+                    unknown(change, one, "no receipt came within the lease")
             for row in late:
                 if _move(change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now):
                     say(change, "expired", Delivery(*row), "nobody fetched it in time")
@@ -443,7 +478,9 @@ def _forget(mesh: Mesh, now: float) -> None:
     if oldest is not None and oldest[0] <= old:
         with mesh.change() as change:
             change.db.execute(
-                "DELETE FROM deliveries WHERE created_at <= ? AND state NOT IN ('queued', 'held', 'leased')", (old,)
+                "DELETE FROM deliveries WHERE created_at <= ?1 AND coalesce(closed_at, created_at) <= ?1"
+                " AND state NOT IN ('queued', 'held', 'leased')",
+                (old,),
             )
 
 
@@ -457,7 +494,7 @@ def _next(mesh: Mesh, now: float, lease_seconds: float) -> float:
 # -- wire --------------------------------------------------------------------
 
 
-def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
+def as_json(delivery: Delivery) -> dict[str, Any]:
     """A delivery as GET /deliveries/{id} shows it."""
     frame = json.loads(delivery.frame)
     return {
@@ -465,6 +502,7 @@ def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
         "kind": delivery.kind,
         "trace": delivery.trace,
         "from_peer": frame.get("from_peer"),
+        "from_peer_id": delivery.from_peer_id,
         "to_peer": frame.get("to_peer"),
         "peer_id": delivery.peer_id,
         "state": delivery.state,
@@ -491,43 +529,7 @@ def standing(delivery: Delivery) -> dict[str, Any]:
 
 async def get_delivery(request: web.Request) -> web.Response:
     note_receipts(request.app[MESH])
-    db = request.app[MESH].db.conn
-    return wire.reply(as_json(db, load(db, request.match_info["delivery_id"])))
+    return wire.reply(as_json(load(request.app[MESH].db.conn, request.match_info["delivery_id"])))
 
 
-async def get_pending(request: web.Request) -> web.Response:
-    """The published drain (wire.md 1.4). It has no receipt, so what it returns is leased, and then unknown."""
-    mesh = request.app[MESH]
-    pane_id, name = request.query.get("pane_id"), request.query.get("peer_id")
-    if (pane_id is None) == (name is None):
-        raise malformed("give exactly one of pane_id and peer_id")
-    most = wire.whole(request, "max_results", default=50, least=-MAX_BATCH, most=MAX_BATCH)
-    with mesh.change() as change:
-        peer = peers.by_pane(change.db, pane_id) if pane_id else peers.resolve(change.db, name or "")
-        if peer is None:
-            raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
-        callers.may_read(mesh, request, peer)
-        taken = lease(change, peer.peer_id, "poll", max(0, most))
-    await mesh.on_disk()
-    return wire.reply({"deliveries": [_drained(delivery) for delivery in taken]})
-
-
-def _drained(delivery: Delivery) -> dict[str, Any]:
-    frame = json.loads(delivery.frame)
-    return {
-        "delivery_id": delivery.delivery_id,
-        "kind": delivery.kind,
-        "from_peer": frame.get("from_peer"),
-        "to_peer": frame.get("to_peer"),
-        "text": frame["text"].rpartition(HINT)[0] if delivery.kind == "ask" else frame.get("text"),
-        "created_at": wire.moment(delivery.created_at),
-        "expires_at": wire.moment(delivery.expires_at),
-        "correlation_id": frame.get("correlation_id"),
-        "attachments": frame.get("attachments", []),
-    }
-
-
-ROUTES = [
-    web.get("/deliveries/pending", get_pending),
-    web.get("/deliveries/{delivery_id}", get_delivery),
-]
+ROUTES = [web.get("/deliveries/{delivery_id}", get_delivery)]

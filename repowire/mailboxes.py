@@ -5,9 +5,11 @@ through a door that remembers nothing; what it provably did not write goes back 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 
 from repowire import deliveries
+from repowire.bus import Nudge
 from repowire.deliveries import WINDOW, Delivery
 from repowire.doors import Door
 from repowire.mesh import Mesh
@@ -126,6 +128,19 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
     A peer that does not read, or has much to read first, is not waited for longer than WRITE_SECONDS: the message stays
     in the mailbox and the reply says that.
     """
+    with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
+        return await _until_written(mesh, delivery, nudge)
+
+
+async def all_written(mesh: Mesh, batch: Sequence[Delivery]) -> list[Delivery]:
+    """`written` for several at once. Listens to all of them before any other task runs."""
+    with ExitStack() as listening:
+        nudges = [listening.enter_context(mesh.bus.listen(_written_topic(one.delivery_id))) for one in batch]
+        waiting = (_until_written(mesh, one, nudge) for one, nudge in zip(batch, nudges, strict=True))
+        return await asyncio.gather(*waiting)
+
+
+async def _until_written(mesh: Mesh, delivery: Delivery, nudge: Nudge) -> Delivery:
     door = mesh.doors.of(delivery.peer_id)
     if door is None:
         await mesh.committed()
@@ -133,9 +148,8 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
     if delivery.state == QUEUED and (door.stalled or door.room(WINDOW) <= 0 or door.retry_at > mesh.clock.now()):
         await mesh.committed()  # its turn is not soon, and nothing is gained by waiting for it
         return delivery
-    with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
-        # Straight through: the worker writes it, stalls or ends, and rings in each case.
-        rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
+    # Straight through: the worker writes it, stalls or ends, and rings in each case.
+    rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
     await mesh.committed()
     if rung and not door.stalled and door.way != "channel":  # whose hand knows more than that it was written
         return delivery._replace(state=LEASED, reason=None)

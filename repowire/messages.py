@@ -1,13 +1,20 @@
-"""Messages that want no answer: notify, to one peer, and broadcast, to all that are connected."""
+"""Messages: notify, to one peer; broadcast, to all that are connected; and the list of all that was said.
 
+A message is what one peer has in front of it: an ask, a notify, a reply, or its copy of a broadcast (wire.md 16, row
+33).
+"""
+
+import json
+from datetime import UTC, datetime
+from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, deliveries, idempotency, mailboxes, peers, wire
+from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, traces, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
-from repowire.errors import Refusal, invalid
+from repowire.errors import Refusal, forbidden, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import DEFAULT_CIRCLE, MAX_TEXT_CHARS
@@ -24,6 +31,78 @@ class Note(NamedTuple):
     circle: str | None = None
     bypass_circle: bool = False
     attachments: tuple[dict[str, Any], ...] = ()
+
+
+KINDS_SAID = ("ask", "notify", "broadcast", "reply")
+
+# -- queries -----------------------------------------------------------------
+
+
+class Sought(NamedTuple):
+    """What to list; `before` is a seq, `since` unix seconds."""
+
+    peer_id: str | None
+    circle: str | None
+    kind: str | None
+    state: str | None
+    since: float
+    before: int
+    most: int
+
+
+_KINDS_AS_SQL = {
+    "ask": "kind = 'ask'",
+    "broadcast": "kind = 'broadcast'",
+    "reply": "kind = 'notify' AND trace GLOB 'ask-*'",
+    "notify": "kind = 'notify' AND NOT trace GLOB 'ask-*'",
+}
+
+
+def _sought(db: Connection, sought: Sought) -> list[tuple[int, dict[str, Any]]]:
+    """Messages, newest first, each with its seq. Reads the table, so it is for the reading thread."""
+    where = ["seq < :before", "created_at >= :since"]
+    if sought.peer_id is not None:
+        where.append("(peer_id = :peer_id OR from_peer_id = :peer_id)")
+    if sought.circle is not None:
+        where.append("peer_id IN (SELECT peer_id FROM peers WHERE circle = :circle)")
+    if sought.kind is not None:
+        where.append(_KINDS_AS_SQL[sought.kind])
+    if sought.state is not None:
+        where.append("state = :state")
+    rows = db.execute(
+        f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most", sought._asdict()
+    ).fetchall()
+    return [(row[0], as_message(db, Delivery(*row))) for row in rows]
+
+
+def as_message(db: Connection, delivery: Delivery) -> dict[str, Any]:
+    """A message as the list shows it: its delivery's state, and of an ask what came of it."""
+    ask = asks.find(db, delivery.trace) if delivery.trace.startswith("ask-") else None
+    frame = json.loads(delivery.frame)
+    kind = "reply" if delivery.kind == "notify" and ask else delivery.kind
+    message = {
+        "id": delivery.trace if delivery.kind == "ask" else delivery.delivery_id,
+        "kind": kind,
+        "from_peer": frame.get("from_peer"),
+        "from_peer_id": delivery.from_peer_id,
+        "to_peer": frame.get("to_peer"),
+        "to_peer_id": delivery.peer_id,
+        "text": frame.get("text"),
+        "attachments": frame.get("attachments", []),
+        "state": delivery.state,
+        "reason": delivery.reason,
+        "created_at": wire.moment(delivery.created_at),
+        "delivery_id": delivery.delivery_id,
+        "trace_id": delivery.trace,
+    }
+    if delivery.kind == "ask" and ask:
+        message |= {
+            "text": ask.text,
+            "ask_state": "open" if ask.closed_at is None else "closed",
+            "close_reason": ask.close_reason,
+            "reply": ask.reply,
+        }
+    return message
 
 
 # -- rules -------------------------------------------------------------------
@@ -241,4 +320,76 @@ async def post_broadcast(request: web.Request) -> web.Response:
     )
 
 
-ROUTES = [web.post("/notify", post_notify), web.post("/broadcast", post_broadcast)]
+async def post_message(request: web.Request) -> web.Response:
+    """What the route of its `kind` does."""
+    kind = (await wire.read(request)).choice("kind", tuple(_POSTS))
+    if kind is None:
+        raise invalid("kind", f"is required: {', '.join(_POSTS)}")
+    return await _POSTS[kind](request)
+
+
+_POSTS = {"ask": asks.post_ask, "notify": post_notify, "broadcast": post_broadcast}
+
+
+async def get_messages(request: web.Request) -> web.Response:
+    mesh, db = request.app[MESH], request.app[MESH].db.conn
+    most, before = wire.whole(request, "limit", default=50), wire.cursor(request)
+    name = request.query.get("peer")
+    peer = peers.resolve(db, name) if name else callers.calling(mesh, request)  # an agent sees its own
+    if peer is not None:
+        callers.may_read(mesh, request, peer)
+    sought = Sought(
+        peer_id=peer.peer_id if peer else None,
+        circle=request.query.get("circle"),
+        kind=wire.word(request, "kind", KINDS_SAID),
+        state=wire.word(request, "state", deliveries.STATES),
+        since=_since(request),
+        before=2**62 if before is None else before,
+        most=most + 1,
+    )
+    deliveries.note_receipts(mesh)
+    await mesh.committed()
+    rows = await mesh.db.read(lambda reader: _sought(reader, sought))
+    return wire.reply(
+        {
+            "messages": [message for _, message in rows[:most]],
+            "next": wire.next_cursor(rows[most - 1][0]) if len(rows) > most else None,
+        }
+    )
+
+
+def _since(request: web.Request) -> float:
+    """The moment from which on to list, in unix seconds; ISO-8601 on the wire, UTC where it names no zone."""
+    text = request.query.get("since")
+    if text is None:
+        return 0.0
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise invalid("since", "must be a moment in ISO-8601, such as 2026-11-25T09:30:00+00:00") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+async def get_message(request: web.Request) -> web.Response:
+    """One message, by its delivery's id or its ask's, with its trace."""
+    mesh, wanted = request.app[MESH], request.match_info["message_id"]
+    deliveries.note_receipts(mesh)
+    ask = asks.find(mesh.db.conn, wanted)
+    delivery = deliveries.find(mesh.db.conn, ask.delivery_id if ask else wanted)
+    if delivery is None:
+        raise not_found("message", wanted)
+    caller = callers.calling(mesh, request)
+    if caller is not None and caller.peer_id not in (delivery.peer_id, delivery.from_peer_id):
+        raise forbidden("not_your_message", f"{wanted} is neither to nor from {caller.display_name}")
+    await mesh.committed()
+    lines = await traces.lines_of(mesh, delivery.trace)
+    return wire.reply({**as_message(mesh.db.conn, delivery), "trace": traces.stages_of(lines)})
+
+
+ROUTES = [
+    web.post("/notify", post_notify),
+    web.post("/broadcast", post_broadcast),
+    web.post("/messages", post_message),
+    web.get("/messages", get_messages),
+    web.get("/messages/{message_id}", get_message),
+]

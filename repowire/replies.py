@@ -174,11 +174,16 @@ def tick(mesh: Mesh) -> float:
     oldest = db.execute("SELECT created_at FROM asks ORDER BY seq LIMIT 1").fetchone()
     if oldest is not None and oldest[0] <= now - CLOSED_SECONDS:
         with mesh.change() as change:
-            change.db.execute("DELETE FROM asks WHERE closed_at <= ?", (now - CLOSED_SECONDS,))
+            change.db.execute(_FORGET, (now - CLOSED_SECONDS,))
     first = db.execute(f"SELECT min(expires_at) {_OPEN}").fetchone()[0]
     return 60.0 if first is None else max(0.05, min(60.0, first - now))
 
 
+# One of an ask-many stays as long as its sisters are open, since the roll-up reads it
+_FORGET = (
+    "DELETE FROM asks WHERE closed_at <= ? AND (parent_id IS NULL OR NOT EXISTS"
+    " (SELECT 1 FROM asks AS sister WHERE sister.parent_id = asks.parent_id AND sister.closed_at IS NULL))"
+)
 _OPEN = "FROM asks INDEXED BY asks_open_to WHERE closed_at IS NULL"
 
 

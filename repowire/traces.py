@@ -142,6 +142,8 @@ def as_event(line: Line) -> dict[str, Any]:
         "timestamp": wire.moment(line.at),
         "kind": line.kind,
     }
+    if "chunk_kind" in line.facts:  # a published field of this event, and a word that every line of ours has
+        event["kind"] = line.facts["chunk_kind"]
     return event | {key: fact for key, fact in line.facts.items() if key not in event}
 
 
@@ -154,7 +156,7 @@ async def get_trace(request: web.Request) -> web.Response:
     if not lines:
         raise not_found("trace", trace, f"nothing is recorded of {trace!r}: the id may be wrong, or too old")
     nouns = {line.kind.partition(".")[0] for line in lines}
-    kind = next((noun for noun in ("ask", "broadcast") if noun in nouns), "notify")
+    kind = next((noun for noun in ("ask", "fanout", "broadcast") if noun in nouns), "notify")
     return wire.reply({"trace_id": trace, "kind": kind, "stages": stages_of(lines)})
 
 
