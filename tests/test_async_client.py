@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from conftest import until_async
 
-from repowire import async_client as module
+from repowire import async_client, connection
 from repowire.async_client import (
     AsyncRepowireClient,
     Connection,
@@ -114,7 +114,7 @@ async def hub(short_folder: Path) -> AsyncIterator[Hub]:
 @pytest.fixture
 async def client(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncRepowireClient]:
     monkeypatch.delenv("REPOWIRE_DAEMON_URL", raising=False)
-    monkeypatch.setattr(module, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "FIRST_DELAY_SECONDS", 0.01)
     async with AsyncRepowireClient(home=short_folder, timeout=5) as made:
         yield made
 
@@ -194,7 +194,7 @@ async def test_nobody_there_says_how_to_start_one(client: AsyncRepowireClient) -
 async def test_the_stream_gives_events_until_the_daemon_hangs_up(hub: Hub, client: AsyncRepowireClient) -> None:
     body = ": hi\n\nid: 3\ndata: " + json.dumps({"id": "3", "type": "ask", "timestamp": "t", "from": "ann"}) + "\n\n"
     hub.answers["GET /events/stream"] = body.encode()
-    seen: list[module.MeshEvent] = []
+    seen: list[async_client.MeshEvent] = []
 
     async def follow() -> None:
         async for event in client.stream(since=2):
@@ -343,7 +343,7 @@ async def test_a_repeat_of_what_is_at_work_waits_for_its_one_receipt(hub: Hub, c
 
 
 async def test_the_memory_is_bounded(hub: Hub, client: AsyncRepowireClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED_DELIVERIES", 3)
+    monkeypatch.setattr(connection, "REMEMBERED_DELIVERIES", 3)
     async with client.connect("build", handler=ignore) as peer:
         socket = await hub.socket()
         for number in range(10):
@@ -359,7 +359,7 @@ async def test_the_memory_is_bounded(hub: Hub, client: AsyncRepowireClient, monk
 async def test_a_slow_handler_has_taken_it_long_before_it_is_done(
     hub: Hub, client: AsyncRepowireClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TAKEN_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "TAKEN_SECONDS", 0.02)
     go = asyncio.Event()
 
     async def handle(message: Message) -> str:
@@ -487,11 +487,11 @@ async def test_a_reply_that_is_refused_is_not_repeated(hub: Hub, client: AsyncRe
     assert len(hub.asked) == 1
 
 
-@pytest.mark.parametrize("code", sorted(module.ENDS))
+@pytest.mark.parametrize("code", sorted(connection.ENDS))
 async def test_an_end_that_the_daemon_means_is_one(hub: Hub, client: AsyncRepowireClient, code: int) -> None:
     async with client.connect("build", handler=ignore) as peer:
         await (await hub.socket()).close(code=code)
-        with pytest.raises(PeerDisconnectedError, match=f"build: {module.ENDS[code]}") as caught:
+        with pytest.raises(PeerDisconnectedError, match=f"build: {connection.ENDS[code]}") as caught:
             async with asyncio.timeout(SECONDS):
                 await peer.wait_closed()
     assert (caught.value.code, caught.value.peer_name) == (code, "build")

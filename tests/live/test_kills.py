@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE_SECONDS, Live, until_async
 
-from repowire import async_client
+from repowire import connection
 from repowire.async_client import (
     AsyncRepowireClient,
     Connection,
@@ -49,8 +49,8 @@ def dice() -> random.Random:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty restarts in half a minute: whoever was cut tries again at once."""
-    monkeypatch.setattr(async_client, "FIRST_DELAY_SECONDS", 0.02)
-    monkeypatch.setattr(async_client, "LONGEST_DELAY_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "FIRST_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "LONGEST_DELAY_SECONDS", 0.2)
 
 
 class Storm:
