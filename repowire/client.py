@@ -297,6 +297,19 @@ class RepowireClient:
         body = {"to_peer": to_peer, "text": text, "timeout": timeout, **given(fields)}
         return self._object("POST", "/query", body, timeout=self.timeout + timeout)
 
+    def ask_many(self, to_peers: list[str], text: str, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+        """Ask 1 to 50 peers at once; fields: from_peer, circle, bypass_circle, if_offline, attachments, and
+        timeout_seconds, how long the answers are waited for.
+
+        `children` says of each who was asked, by which ask, or why not. The same key again asks nobody twice.
+        """
+        body = {"to_peers": to_peers, "text": text, **given(fields)}
+        return self._object("POST", "/ask-many", body, idempotency_key=idempotency_key)
+
+    def ask_many_result(self, parent_id: str) -> Json:
+        """The roll-up of an ask-many: `state` pending, partial or complete, and what each child answered."""
+        return self._object("GET", f"/ask-many/{quote(parent_id)}")
+
     def ack(self, correlation_id: str, *, message: str | None = None, from_peer: str | None = None) -> Json:
         """Close an ask, with a reply or bare. The same again is no error."""
         fields = {"message": message, "from_peer": from_peer}
@@ -343,9 +356,41 @@ class RepowireClient:
         """Tell all that are connected; fields: from_peer, exclude (names), bypass_circle. `sent_to` and `failed`."""
         return self._object("POST", "/broadcast", {"text": text, **given(fields)})
 
+    def messages(self, **query: Any) -> Json:
+        """A page of all that was said; query: peer, circle, kind, state, since (ISO-8601), limit, cursor."""
+        return self._object("GET", "/messages", query=query)
+
+    def message(self, message_id: str) -> Json:
+        """One message, by its ask's or its delivery's id, with its trace."""
+        return self._object("GET", f"/messages/{quote(message_id)}")
+
     def delivery(self, delivery_id: str) -> Json:
         """One delivery and what is proven of it."""
         return self._object("GET", f"/deliveries/{quote(delivery_id)}")
+
+    def deliveries(self, *, dead: bool | None = None, **query: Any) -> Json:
+        """A page of deliveries, newest first; `dead`: failed and expired ones; query: peer, state, limit, cursor."""
+        return self._object("GET", "/deliveries", query={"dead": "true" if dead else None, **query})
+
+    def pick_up(
+        self, *, peer_id: str | None = None, pane_id: str | None = None, max_results: int | None = None
+    ) -> Json:
+        """Lease what waits for a peer: `deliveries`, and the `lease` with which `confirm` says that they were read."""
+        query = {"peer_id": peer_id, "pane_id": pane_id, "max_results": max_results, "confirm": "true"}
+        return self._object("GET", "/deliveries/pending", query=query)
+
+    def confirm(self, lease: str, *, delivery_ids: list[str] | None = None, **fields: Any) -> Json:
+        """What was picked up stands before its reader; fields: status (injected, held, rejected, failed), detail."""
+        body = {"lease": lease, **given({"delivery_ids": delivery_ids, **fields})}
+        return self._object("POST", "/deliveries/confirm", body)
+
+    def retry_delivery(self, delivery_id: str) -> Json:
+        """Put a dead delivery back into its mailbox."""
+        return self._object("POST", f"/deliveries/{quote(delivery_id)}/retry", {})
+
+    def drop_delivery(self, delivery_id: str) -> Json:
+        """Take a dead delivery off the list, or a waiting one out of its mailbox."""
+        return self._object("DELETE", f"/deliveries/{quote(delivery_id)}")
 
     # -- traces and events ---------------------------------------------------
     def trace(self, trace_id: str) -> Json:

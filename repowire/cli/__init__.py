@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+def _ask_many() -> "ModuleType":
+    from repowire.cli import ask_many
+
+    return ask_many
+
+
 def _asks() -> "ModuleType":
     from repowire.cli import asks
 
@@ -21,6 +27,12 @@ def _daemon() -> "ModuleType":
     from repowire.cli import daemon
 
     return daemon
+
+
+def _deliveries() -> "ModuleType":
+    from repowire.cli import deliveries
+
+    return deliveries
 
 
 def _listen() -> "ModuleType":
@@ -87,7 +99,14 @@ NOUNS = {
     "ack": (_asks, "answer an ask, or close it without words"),
     "decline": (_asks, "close an ask that you will not answer, with the reason"),
     "asks": (_asks, "list asks: open ones, or --answered"),
+    "ask-many": (_ask_many, "ask several peers at once"),
+    "answers": (_ask_many, "what became of an ask-many"),
+    "query": (_messages, "ask an idle peer and print its reply, in one request"),
     "notify": (_messages, "tell a peer something that wants no answer"),
+    "broadcast": (_messages, "tell everybody who is connected"),
+    "inbox": (_messages, "read the mail that waits for you, or for another peer"),
+    "messages": (_messages, "all that was said, and how it stands"),
+    "deliveries": (_deliveries, "how messages stand; the dead ones: retry or drop"),
     "listen": (_listen, "make a script a peer: messages as JSON lines, or each to a command"),
     "setup": (_setup, "make an agent's sessions peers: its hooks and its MCP server"),
     "uninstall": (_setup, "take out of an agent's settings what setup wrote"),
@@ -97,6 +116,7 @@ NOUNS = {
 }
 HIDDEN = {"ws-hook": _ws_hook}  # programs that the daemon starts; no word about them in the help
 ALIASES = {"serve": "daemon"}
+PEER_ALIASES = {"ask": "query", "asks": "asks", "ack": "ack", "deliveries": "inbox"}  # `peer ask` … as published
 LASTING = ("daemon", "listen", "tail", "ws-hook")
 
 FIRST_STEPS = """first steps:
@@ -121,7 +141,7 @@ def program() -> "ModuleType":
 
 def help_text() -> str:
     """What `repowire` alone says: the commands, and how to begin."""
-    rows = "\n".join(f"  {noun:<9} {words}" for noun, (_, words) in NOUNS.items())
+    rows = "\n".join(f"  {noun:<10} {words}" for noun, (_, words) in NOUNS.items())
     return (
         "usage: repowire COMMAND [...]\n\nA local daemon that gives every coding agent on a machine a name and a"
         f" mailbox.\n\ncommands (each has --help):\n{rows}\n\n{FIRST_STEPS}\n{EXIT_CODES}"
@@ -133,6 +153,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
+    if argv[0] == "peer" and len(argv) > 1 and argv[1] in PEER_ALIASES:
+        argv = [PEER_ALIASES[argv[1]], *argv[2:]]
     noun = ALIASES.get(argv[0], argv[0])
     if noun not in NOUNS and noun not in HIDDEN:
         from difflib import get_close_matches

@@ -190,7 +190,9 @@ def _ack(argv: list[str]) -> int:
     )
     made.add_argument("ask", metavar="ID", help="the ask's id")
     made.add_argument("-m", "--message", metavar="TEXT", help="the reply; - reads it from stdin")
-    made.add_argument("--from", dest="sender", metavar="PEER", help="who answers (default: the agent you are)")
+    made.add_argument(
+        "--from", "--from-peer", dest="sender", metavar="PEER", help="who answers (default: the agent you are)"
+    )
     c.with_json(made)
     return c.run(made, argv, ack)
 
@@ -242,8 +244,13 @@ def _asks(argv: list[str]) -> int:
     way = made.add_mutually_exclusive_group()
     way.add_argument("--inbound", action="store_true", help="only those to the peer")
     way.add_argument("--outbound", action="store_true", help="only those from the peer")
+    way.add_argument("--direction", choices=("inbound", "outbound", "both"), help=argparse.SUPPRESS)  # as published
     made.add_argument(
-        "--peer", metavar="PEER", help="whose asks (default: everybody's; with --inbound or --outbound: human)"
+        "--peer",
+        "--peer-id",
+        dest="peer",
+        metavar="PEER",
+        help="whose asks (default: everybody's; with --inbound or --outbound: human)",
     )
     made.add_argument("-n", "--limit", type=int, default=50, metavar="N", help="at most N (default %(default)s)")
     c.with_json(made)
@@ -251,7 +258,7 @@ def _asks(argv: list[str]) -> int:
 
 
 def asks(args: argparse.Namespace) -> int:
-    direction = "inbound" if args.inbound else "outbound" if args.outbound else "both"
+    direction = args.direction or ("inbound" if args.inbound else "outbound" if args.outbound else "both")
     state = "answered" if args.answered else None if args.all else "open"
     peer = args.peer or (None if direction == "both" else HUMAN)
     with c.client() as daemon:

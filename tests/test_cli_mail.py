@@ -1,0 +1,122 @@
+"""The mail side of the command line, against a real daemon: ask-many, broadcast, query, inbox, messages, deliveries."""
+
+import json
+import sqlite3
+import subprocess
+from contextlib import closing
+
+import pytest
+from conftest import Live, until
+from test_cli_live import listen as listen  # the fixture: `repowire listen` as a process
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def run(live: Live):
+    """`run("notify", "build", "x")`: the finished command; `code` is the exit code it must have."""
+
+    def command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = live.cli(*arguments)
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    return command
+
+
+def test_several_are_asked_at_once_and_their_answers_stand_in_one_table(live, listen, run):
+    listen("--name", "build", "--exec", "echo green")
+    listen("--name", "docs", "--exec", "echo 'two pages'")
+    done = run("ask-many", "build,docs,nobody", "how is it?", "--wait", "20", code=1)
+    assert "not asked: nobody" in done.stderr
+    rows = [line.split(maxsplit=3) for line in done.stdout.splitlines()[1:]]
+    assert [(row[0], row[1]) for row in rows] == [("build", "replied"), ("docs", "replied"), ("nobody", "failed")]
+    assert rows[0][3] == "green"
+    assert rows[1][3] == "two pages"
+
+
+def test_who_has_not_answered_is_pending_and_exit_code_4(live, listen, run):
+    listen("--name", "quiet")
+    parent = run("ask-many", "quiet", "how is it?").stdout.strip()
+    shown = run("answers", parent, "--json", code=4)
+    assert json.loads(shown.stdout)["rollup"]["pending"] == 1
+    cid = json.loads(shown.stdout)["children"][0]["correlation_id"]
+    run("ack", cid, "-m", "fine")
+    assert "fine" in run("answers", parent).stdout
+
+
+def test_a_broadcast_is_told_to_all_and_a_query_answered(live, listen, run):
+    listener = listen("--name", "ear")
+    listen("--name", "build", "--exec", "cat")
+    sent = run("broadcast", "frozen", "--exclude", "build", "--json")
+    assert json.loads(sent.stdout)["sent_to"] == ["ear"]
+    assert listener.line()["text"] == "frozen"
+    assert run("query", "build", "one", "-t", "20").stdout == "one\n"
+    assert run("peer", "ask", "build", "two", "-t", "20").stdout == "two\n"
+    assert "no peer 'nobody'" in run("query", "nobody", "x", code=1).stderr
+
+
+def test_the_inbox_gives_each_message_once(live, run):
+    run("peer", "register", "build")
+    run("notify", "build", "main is\nfrozen")
+    cid = run("ask", "build", "why?", "--queue").stdout.strip()
+    first = run("inbox", "--peer", "build")
+    assert "main is\nfrozen\n" in first.stdout
+    assert "why?\n" in first.stdout
+    assert f"repowire ack {cid} -m" in first.stdout
+    assert run("inbox", "--peer", "build").stdout == ""
+    assert json.loads(run("messages", "--state", "handed", "--json").stdout)["messages"][0]["text"] == "why?"
+    assert run("peer", "deliveries", "--peer-id", "build").stdout == ""
+
+
+def test_what_the_inbox_could_not_print_stays(live, run):
+    """stdout is a full device: nothing was read, so nothing may be called handed."""
+    run("peer", "register", "build")
+    run("notify", "build", "x")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            live.command("inbox", "--peer", "build"), env=live.environ, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    (one,) = json.loads(run("deliveries", "--json").stdout)["deliveries"]
+    assert one["state"] == "leased"  # until its lease runs out; then it waits again
+
+
+def test_the_dead_are_shown_retried_and_dropped(live, run):
+    run("peer", "register", "build")
+    delivery_id = run("notify", "build", "x").stdout.strip()
+    live.term()
+    with closing(sqlite3.connect(live.home / "state.db")) as db, db:  # a day goes by
+        db.execute("UPDATE deliveries SET expires_at = 0")
+    live.start()
+    page = until(lambda: json.loads(run("deliveries", "--dead", "--json").stdout)["deliveries"])
+    assert [(one["delivery_id"], one["state"]) for one in page] == [(delivery_id, "expired")]
+    told = until(lambda: run("inbox").stdout)
+    assert f"[notify #{delivery_id} to @build expired]" in told
+    assert run("deliveries", "retry", delivery_id).stdout == f"{delivery_id}: queued\n"
+    assert "is queued" in run("deliveries", "retry", delivery_id, code=1).stderr
+    assert run("deliveries", "drop", delivery_id).stdout == f"{delivery_id}: failed\n"
+    assert run("deliveries", "--dead").stdout == ""
+
+
+@pytest.mark.parametrize("noun", ["ask-many", "answers", "broadcast", "query", "inbox", "messages", "deliveries"])
+def test_each_has_a_help_with_an_example(run, noun):
+    shown = run(noun, "--help").stdout
+    assert "example:" in shown
+    assert f"repowire {noun}" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ask-many", ",", "x"), "name at least one peer"),
+        (("inbox", "-n", "0"), "-n takes a whole number"),
+        (("messages", "--kind", "letter"), "invalid choice"),
+        (("deliveries", "retry"), "the following arguments are required"),
+    ],
+)
+def test_a_mistake_is_one_line(run, arguments, words):
+    done = run(*arguments, code=2)
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
