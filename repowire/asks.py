@@ -50,6 +50,9 @@ ALTER TABLE asks ADD COLUMN reminded_at REAL;                  -- unix seconds; 
 ALTER TABLE asks ADD COLUMN parent_id TEXT;                    -- the ask-many that it is one of
 CREATE INDEX asks_by_parent ON asks (parent_id) WHERE parent_id IS NOT NULL;
 """,
+    """
+ALTER TABLE asks ADD COLUMN reminders INTEGER NOT NULL DEFAULT 0;  -- how often by name: see reminders.py
+""",
 ]
 
 
@@ -76,6 +79,7 @@ class Ask(NamedTuple):
     reply_at_rest: int
     reminded_at: float | None = None
     parent_id: str | None = None
+    reminders: int = 0
 
 
 def wait_topic(correlation_id: str) -> str:
@@ -258,17 +262,6 @@ def close(change: Change, correlation_id: str, reason: str, **columns: Any) -> b
         (change.now, reason, *columns.values(), correlation_id),
     )
     return done.rowcount == 1
-
-
-def remind(change: Change, peer_id: str, most: int) -> list[Ask]:
-    """The open asks that a peer was shown, oldest first, each told once: what it has not answered yet."""
-    rows = change.db.execute(
-        "UPDATE asks SET reminded_at = :now WHERE seq IN (SELECT asks.seq FROM asks JOIN deliveries USING (delivery_id)"
-        " WHERE to_peer_id = :peer AND asks.closed_at IS NULL AND reminded_at IS NULL"
-        " AND deliveries.state IN ('seen', 'unknown') ORDER BY asks.seq LIMIT :most) RETURNING *",
-        {"now": change.now, "peer": peer_id, "most": most},
-    )
-    return sorted(Ask(*row) for row in rows.fetchall())
 
 
 async def wait(mesh: Mesh, correlation_id: str, seconds: float) -> Ask:

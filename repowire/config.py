@@ -118,6 +118,12 @@ QUEUE_TTL = _seconds(1, YEAR, "How long a message waits for a peer before it exp
 QUEUE_MAX = _whole("messages", 1, 1_000_000, "How many messages may wait for one peer; one more is refused.")
 LEASE = _seconds(1, 3_600, "How long a handed message may lack its receipt before its state is `unknown`.")
 ASK_TTL = _seconds(1, YEAR, "How long an ask stays open without an answer.")
+REMINDER_BUDGET = _whole(
+    "bytes",
+    0,
+    20_000,
+    "What one turn's end may say of unanswered asks, less the mail it carries (never cut); 0 for no reminders.",
+)
 DESCRIPTION_TTL = _seconds(1, YEAR, "How long a peer's description of its work is shown.")
 REAP_TTL = _seconds(1, YEAR, "How long an offline peer stays in the list of peers.")
 MAX_SOCKETS = _whole("sockets", 1, 1_000_000, "How many WebSockets may be open at once.")
@@ -151,6 +157,7 @@ class Daemon(NamedTuple):
     delivery_queue_max_per_peer: Annotated[int, QUEUE_MAX] = 100
     delivery_lease_seconds: Annotated[float, LEASE] = 60
     ask_ttl_seconds: Annotated[float, ASK_TTL] = 86_400
+    reminder_budget_bytes: Annotated[int, REMINDER_BUDGET] = 2_000
     description_ttl_seconds: Annotated[float, DESCRIPTION_TTL] = 900
     peer_reap_ttl_seconds: Annotated[float, REAP_TTL] = 600
     max_sockets: Annotated[int, MAX_SOCKETS] = 10_000

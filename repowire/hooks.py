@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from repowire import arrivals, asks, claims, deliveries, peers, presence, sessions, transcripts, wire
+from repowire import arrivals, asks, claims, deliveries, peers, presence, reminders, sessions, transcripts, wire
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
@@ -26,8 +26,6 @@ from repowire.protocol import clean, render, shown
 from repowire.sessions import Session
 
 MAIL_MOST, MAIL_CHARS = 10, 20_000  # messages and characters that one Stop carries; the rest waits for the next
-REMINDERS_MOST = 10
-REMINDER_CHARS = 150  # of an ask's text (wire.md 5.5)
 TAIL_BYTES = 1 << 20  # of a transcript that is searched for what a hook carried
 LOOK_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # between two looks into a transcript
 ROSTER_MOST = 10  # names told to a new session
@@ -192,7 +190,7 @@ def _seen(change: Change, peer_id: str, ids: Iterable[str], by: str) -> None:
 
 
 def _mail(change: Change, peer: Peer) -> Answer:
-    """Lease what waits in the mailbox, and name the open asks that were not named yet."""
+    """Lease what waits in the mailbox; what that leaves of the turn's budget is for reminders."""
     holder = f"hook:{secrets.token_urlsafe(18)}"
     parts: list[str] = []
     while len(parts) < MAIL_MOST and sum(map(len, parts)) < MAIL_CHARS:
@@ -200,18 +198,12 @@ def _mail(change: Change, peer: Peer) -> Answer:
         if not leased:
             break
         parts += [render(one.payload) for one in leased]
-    reminded = asks.remind(change, peer.peer_id, REMINDERS_MOST)
-    if reminded:
-        lines = [f"#{ask.correlation_id} from @{ask.from_peer}: {_short(ask.text)}" for ask in reminded]
-        parts.append("\n".join(["[repowire] You have not answered yet (answer with the tool ack):", *lines]))
+    left = change.mesh.config.daemon.reminder_budget_bytes - sum(len(part.encode()) for part in parts)
+    if reminded := reminders.remind(change, peer.peer_id, left):
+        parts.append(reminded)
     if not parts:
         return NOTHING
     return Answer(claude.context("Stop", "\n\n".join(parts)), holder)
-
-
-def _short(text: str) -> str:
-    line = " ".join(clean(text).split())
-    return line if len(line) <= REMINDER_CHARS else f"{line[: REMINDER_CHARS - 1]}…"
 
 
 def printed(change: Change, holder: str) -> list[Delivery]:

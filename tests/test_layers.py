@@ -23,7 +23,7 @@ RANKS = (
     "claims deliveries questions transcripts mcp_servers",
     "mailboxes",
     "asks pickups dead_letters channels",
-    "replies chats",
+    "replies reminders chats",
     "sockets spawn jobs roster arrivals queries messages ask_many",
     "panes executors schedules acp",
     "hooks mcp doctor",
