@@ -77,6 +77,7 @@ def register(
     peers.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
     peer = proved or _same(change, claim, circle, connected)
     back = peer is not None
+    at_work = peer is not None and _at_work(change, peer, claim)
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
         peers.displace(change, peer, claim.pane_id)
@@ -86,7 +87,7 @@ def register(
         presence.forget(change, peer.peer_id, presence.PROCESS)  # what ended was an earlier life
     # A pane's agent is online when its ws-hook is (wire.md 1.2, initial status).
     held_back = claim.pane_id is not None and claim.session is not None and not connected
-    if not (held_back and presence.reachable(change.db, peer.peer_id)):
+    if not at_work and not (held_back and presence.reachable(change.db, peer.peer_id)):
         peers.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
     change.record(
         "peer.returned" if back else "peer.registered",
@@ -161,6 +162,12 @@ def _same_pane(peer: Peer, claim: Claim) -> bool:
         and (peer.pane_id, peer.agent_pid, peer.agent_started) == (claim.pane_id, claim.agent_pid, claim.agent_started)
         and claim.agent_started is not None
     )
+
+
+def _at_work(change: Change, peer: Peer, claim: Claim) -> bool:
+    """Whether it is busy and the very process comes again: its transport broke, its turn did not."""
+    same = (peer.agent_pid, peer.agent_started) == (claim.agent_pid, claim.agent_started)
+    return same and claim.agent_started is not None and presence.of(change.db, peer.peer_id) == presence.BUSY
 
 
 def _same_name(change: Change, peer: Peer, claim: Claim, circle: str, connected: bool) -> bool:

@@ -169,3 +169,37 @@ async def test_a_wrong_field_is_named(api, fields, named):
 
 async def test_the_humans_name_is_nobody_elses_in_any_circle(mesh):
     assert register(mesh, "human", path="/a", circle="red").display_name == "human-2"
+
+
+def busy_with(mesh, pid):
+    """A peer in a pane whose process is at work."""
+    peer = register(mesh, pane_id="%5", agent_pid=pid, agent_started=mesh.procs.started(pid), connected=True)
+    with mesh.change() as change:
+        peers.say(change, peer, presence.BUSY, "hook", "hook")
+    return peer
+
+
+async def test_a_socket_that_comes_back_leaves_the_same_process_at_work(mesh):
+    pid = os.getpid()
+    ann = busy_with(mesh, pid)
+    for _ in range(2):  # a ws-hook that was killed, and one that takes over from a live one
+        again = register(
+            mesh,
+            peer_id=ann.peer_id,
+            pane_id="%5",
+            agent_pid=pid,
+            agent_started=mesh.procs.started(pid),
+            connected=True,
+        )
+        assert (again.peer_id, presence.of(mesh.db.conn, ann.peer_id)) == (ann.peer_id, presence.BUSY)
+        leave(mesh, ann)
+
+
+@pytest.mark.parametrize("claim", [{"agent_pid": os.getppid()}, {}], ids=["another process", "none that is known"])
+async def test_another_process_of_the_peer_is_not_at_work(mesh, claim):
+    ann = busy_with(mesh, os.getpid())
+    leave(mesh, ann)
+    if claim:
+        claim["agent_started"] = mesh.procs.started(claim["agent_pid"])
+    again = register(mesh, peer_id=ann.peer_id, connected=True, **claim)
+    assert (again.peer_id, presence.of(mesh.db.conn, ann.peer_id)) == (ann.peer_id, presence.ONLINE)
