@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED_DELIVERIES = 10_000
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 30.0
+LONGEST_HERE_SECONDS = 1.0  # on the Unix socket, where a try costs next to nothing and no other machine anything
 HANDSHAKE_SECONDS = 10.0
 TAKEN_SECONDS = 5.0  # a handler still at work after this has taken the message; well below the daemon's lease
 ENDS = {
@@ -192,12 +193,13 @@ class Connection:
     async def _stay(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Read until the cut, connect again, and so on; only an end that the daemon means gets out."""
         delay = FIRST_DELAY_SECONDS
+        longest = LONGEST_HERE_SECONDS if self.client.by_socket else LONGEST_DELAY_SECONDS
         while True:
             await self._read(socket)
             log.info("%s: the connection was cut; trying again", self.display_name)
             while True:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(delay * 2, LONGEST_DELAY_SECONDS)
+                delay = min(delay * 2, longest)
                 try:
                     socket = await self._handshake()
                 except (DaemonConnectionError, DaemonTimeoutError) as exc:

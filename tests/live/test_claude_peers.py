@@ -204,6 +204,15 @@ def test_a_daemon_killed_in_between_loses_nothing_and_repeats_nothing(town: Town
     town.until_told(ben, *ids, seconds=60)
 
 
+def test_a_daemon_that_is_restarted_serves_its_panes_within_seconds(new_town: Callable[[str], Town]) -> None:
+    town = new_town("panes")
+    ben = town.arrive(town.claude("ben"))
+    assert town.live.term() == 0
+    town.start_daemon()
+    told_it = town.tell("ben", "after the restart")
+    town.until_seen(ben, told_it, seconds=10)
+
+
 def test_a_ws_hook_killed_in_between_loses_nothing_and_repeats_nothing(new_town: Callable[[str], Town]) -> None:
     town = new_town("panes")
     ben = town.arrive(town.claude("ben"))

@@ -40,6 +40,10 @@ class Town:
         await self.runner.setup()
         await web.UnixSite(self.runner, str(self.home / "daemon.sock")).start()
 
+    async def close(self) -> None:
+        """Be gone, sockets and all, until `open`."""
+        await self.runner.cleanup()
+
     async def hosted(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -103,7 +107,7 @@ async def town(short_folder: Path) -> AsyncIterator[Town]:
     town.start()
     yield town
     town.kill()
-    await town.runner.cleanup()
+    await town.close()
 
 
 @pytest.fixture
@@ -230,6 +234,22 @@ async def test_after_kill_9_a_text_that_nobody_finds_is_neither_pasted_nor_recei
     await until_async(lambda: town.receipts(after))
     assert town.receipts(lost) == []
     assert heard(claude, lost) == 0
+
+
+async def test_however_long_the_daemon_was_away_it_is_back_at_once(
+    town: Town, new_claude: Callable[..., Claude]
+) -> None:
+    claude = new_claude("2.1.197")
+    await town.host(claude)
+    await town.close()
+    tries, log = "ann: no daemon answers", town.home / "ws-hook.log"
+    await until_async(lambda: log.read_text().count(tries) >= 5)  # with 1, 2, 4 … s in between: half a minute
+    town.sockets.clear()
+    await town.open()
+    await until_async(lambda: "p-ann" in town.sockets, 3)
+    sent = await town.send("hello")
+    await until_async(lambda: heard(claude, f"#{sent}"))
+    assert town.receipts(sent) == [("injected", None)]
 
 
 def a_second_one(home: Path) -> int:
