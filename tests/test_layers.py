@@ -26,7 +26,7 @@ RANKS = (
     "replies reminders chats",
     "sockets spawn jobs roster arrivals queries messages ask_many",
     "panes executors schedules acp",
-    "hooks mcp doctor",
+    "hooks mcp doctor openapi",
     "daemon",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}

@@ -1,0 +1,476 @@
+"""The document that /openapi.json serves, held to the routes, to what the handlers read, and to what they answer."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+from aiohttp import web, web_request
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from test_routes import served
+
+from repowire import openapi, wire
+from repowire.openapi.words import Route
+
+Route_ = tuple[str, str]
+TABLE = {(route.method, route.path): route for _, route in openapi.table()}
+STREAMS = {("GET", "/events/stream"), ("GET", "/panes/hosted"), ("GET", "/ws")}
+PAGES = {("GET", "/"), ("GET", "/dashboard"), ("GET", "/static/{file}")}
+
+
+# -- the document --------------------------------------------------------------
+
+
+def test_it_is_an_openapi_document() -> None:
+    assert list(OpenAPIV31SpecValidator(openapi.document()).iter_errors()) == []
+
+
+async def test_every_route_is_in_it_and_the_other_way_round(api: Any) -> None:
+    routes = {(method, "/static/{file}" if path == "/static" else path) for method, path in served(api.client.app)}
+    document = await api.get("/openapi.json")
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert routes - described == set(), "repowire/openapi lacks these"
+    assert described - routes == set(), "repowire/openapi has these, and the daemon does not"
+    assert len(TABLE) == len(openapi.table()), "a route stands twice"
+
+
+def test_every_operation_has_a_name_of_its_own_and_says_what_it_does() -> None:
+    names = [route.name for route in TABLE.values()]
+    assert sorted(names) == sorted(set(names))
+    assert [route.name for route in TABLE.values() if not re.fullmatch(r"\S.*\.", route.about)] == []
+
+
+async def test_it_needs_the_token_like_everything_else(api: Any) -> None:
+    assert (await api.request("GET", "/openapi.json", token=None)).status == 401
+
+
+# -- answers -------------------------------------------------------------------
+
+
+def closed(schema: Any) -> Any:
+    """The schema with every object shut, unless the table opens it: an answer may not say more than is described."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items()}
+    return {"additionalProperties": False, **made} if "properties" in made else made
+
+
+SHUT = {"components": closed(openapi.document()["components"])}
+CHECKER = jsonschema.FormatChecker()
+
+
+def faults(schema: dict[str, Any], value: Any) -> list[str]:
+    """What of the value is not as the schema says."""
+    validator = jsonschema.Draft202012Validator({**closed(schema), **SHUT}, format_checker=CHECKER)
+    return [f"{error.json_path}: {error.message[:300]}" for error in validator.iter_errors(value)]
+
+
+def test_a_planted_fault_of_an_answer_is_found() -> None:
+    shape = openapi.words.shape("Registered")
+    good = {"ok": True, "peer_id": "a", "display_name": "b", "pane_assigned": True, "birth_certificate": None}
+    assert faults(shape, good) == []
+    assert faults(shape, {**good, "more": 1})
+    assert faults(shape, {**good, "peer_id": None})
+    assert faults(shape, {name: value for name, value in good.items() if name != "ok"})
+    assert faults(shape, {**good, "birth_certificate": {"nonce": "x"}})
+
+
+def schema_of(route: Route_, status: int, media: str) -> dict[str, Any] | None:
+    """What the document says of such an answer; a status or a media type that it does not know fails."""
+    method, path = route
+    responses = openapi.document()["paths"][path][method.lower()]["responses"]
+    assert status >= 400 or str(status) in responses, f"{method} {path} may not answer {status}"
+    content = responses.get(str(status), responses["default"]).get("content")
+    if content is None:
+        return None
+    assert media in content or "*/*" in content, f"{method} {path} may not answer {media}"
+    return content.get(media, {}).get("schema")
+
+
+Fields = dict[Route_, set[str]]
+
+
+class Read(dict[str, Any]):
+    """The fields of a body, which note what a handler looks for."""
+
+    def __init__(self, fields: dict[str, Any], noted: set[str]) -> None:
+        super().__init__(fields)
+        self.noted = noted
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.noted.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        self.noted.add(str(name))
+        return super().__contains__(name)
+
+
+@pytest.fixture
+def fields_read(monkeypatch: pytest.MonkeyPatch) -> Fields:
+    """Which fields of its body each handler read, by route."""
+    noted: Fields = defaultdict(set)
+    read = wire.read
+
+    async def noting(request: web.Request, **options: Any) -> wire.Body:
+        body = await read(request, **options)
+        return wire.Body(Read(body.fields, noted[route_of(request)]))
+
+    monkeypatch.setattr(wire, "read", noting)
+    return noted
+
+
+@pytest.fixture
+def queries_read(monkeypatch: pytest.MonkeyPatch) -> Fields:
+    """Which words of its query string each handler read, by route."""
+    noted: Fields = defaultdict(set)
+    query = web_request.BaseRequest.query
+
+    def noting(request: web.Request) -> Read:
+        return Read(dict(query.__get__(request, type(request))), noted[route_of(request)])
+
+    monkeypatch.setattr(web_request.BaseRequest, "query", property(noting))
+    return noted
+
+
+def route_of(request: web.Request) -> Route_:
+    resource = request.match_info.route.resource
+    return request.method, resource.canonical if resource is not None else ""
+
+
+class Tour:
+    """Calls by route, each answer held to the document."""
+
+    def __init__(self, api: Any) -> None:
+        self.api, self.answered = api, dict[Route_, set[int]]()
+
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        /,
+        *,
+        expect: int = 200,
+        query: dict[str, Any] | None = None,
+        key: str | None = None,
+        **named: str,
+    ) -> Any:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        sent = {} if body is None else {"json": body}
+        where = re.sub(r"{(\w+)}", lambda part: named[part[1]].replace("%", "%25"), path)
+        got = await self.api.request(method, where, query=query, headers=headers, **sent)
+        assert got.status == expect, f"{method} {where}: {got.status}, not {expect}: {got.body[:500]!r}"
+        media = got.headers.get("Content-Type", "application/json").partition(";")[0]
+        schema = schema_of((method, path), got.status, media)
+        if schema is not None and got.body:
+            assert faults(schema, got.json) == [], f"{method} {where} answered {got.body[:1000]!r}"
+        self.answered.setdefault((method, path), set()).add(got.status)
+        return got.json
+
+
+@pytest.fixture
+async def tour(api: Any) -> Tour:
+    """With the peers `ann`, who only registered, and `ben`, who has a socket and a pane."""
+    made = Tour(api)
+    await made("POST", "/peers", {"name": "ann", "path": "/src/ann"})
+    api.ben = await api.connect("ben", path="/src/ben", pane_id="%7", capabilities=["delivery_receipts", "dedupe"])
+    return made
+
+
+async def every_route(go: Tour) -> None:
+    """One visit at least to each route, and to each shape that an answer can have."""
+    ben = go.api.ben
+    await see_the_host(go)
+    await see_the_asks(go, ben)
+    await see_the_messages(go, ben)
+    await see_the_peers(go)
+    await go("POST", "/auth/rotate", expect=409)
+    await go("POST", "/shutdown")
+
+
+async def see_the_host(go: Tour) -> None:
+    await go("GET", "/health")
+    await go("GET", "/openapi.json")
+    await go("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"})
+    await go("POST", "/mcp", {"jsonrpc": "2.0", "method": "notifications/initialized"}, expect=202)
+    await go("POST", "/mcp", {"jsonrpc": "1.0"}, expect=400)
+    event = {"session_id": "s-1", "hook_event_name": "Stop", "cwd": "/src/eve"}
+    await go("POST", "/hooks/{backend}/{event}", event, backend="claude-code", event="Stop")
+    await go("POST", "/hooks/{backend}/{event}", event, backend="claude-code", event="Sneeze", expect=404)
+    await go("POST", "/hooks/receipts/{token}", token="nothing")
+
+
+async def see_the_asks(go: Tour, ben: Any) -> None:
+    first = await go("POST", "/ask", {"from_peer": "ann", "to_peer": "ben", "text": "up?"}, key="k1")
+    assert await go("POST", "/ask", {"from_peer": "ann", "to_peer": "ben", "text": "up?"}, key="k1") == first
+    await go("POST", "/ask", {"from_peer": "ann", "to_peer": "ben", "text": "no"}, key="k1", expect=409)
+    await go("POST", "/ask", {"from_peer": "ann", "to_peer": "nobody", "text": "x"}, expect=404)
+    await go("GET", "/asks/pending", query={"peer_id": "ben"})
+    await go("GET", "/asks/pending", query={"pane_id": "%7", "limit": 1, "direction": "both"})
+    await go("GET", "/asks/pending", expect=400)
+    await go("GET", "/asks/history", query={"limit": 1})
+    cid = first["correlation_id"]
+    await go("POST", "/asks/{correlation_id}/wait", {"timeout_seconds": -1}, correlation_id=cid)
+    await go("POST", "/asks/{correlation_id}/picked_up", {}, correlation_id=cid)
+    await go("POST", "/asks/{correlation_id}/mark_reminded", {}, correlation_id=cid)
+    await go("POST", "/ack", {"correlation_id": cid, "message": "yes"})
+    await go("POST", "/ack", {"correlation_id": cid, "message": "no"}, expect=410)
+    await go("POST", "/ack", {"correlation_id": "ask-000000000000"}, expect=404)
+    await go("POST", "/asks/{correlation_id}/wait", correlation_id=cid)
+    second = await go("POST", "/ask", {"from_peer": "ann", "to_peer": "ben", "text": "sure?", "reply_to": cid})
+    await go("POST", "/decline", {"correlation_id": second["correlation_id"], "reason": "asked before"})
+    await go("POST", "/ask", {"from_peer": "ben", "to_peer": "ann", "text": "why?", "if_offline": "queue"})
+    await go("POST", "/ask", {"to_peer": "ben", "text": "and now?"})
+    await go("POST", "/response", {"pane_id": "%7", "text": "now"})
+    await go("POST", "/response", {"pane_id": "%8", "text": "now"}, expect=404)
+    many = await go("POST", "/ask-many", {"from_peer": "ann", "to_peers": ["ben", "nobody"], "text": "all well?"})
+    await go("POST", "/ack", {"correlation_id": many["children"][0]["correlation_id"]})
+    await go("GET", "/ask-many/{parent_id}", parent_id=many["parent_id"])
+    await go("GET", "/ask-many/{parent_id}", parent_id="askm-0", expect=404)
+    await go("POST", "/query", {"to_peer": "ben", "text": "quick?", "timeout": 0})
+    await go("POST", "/query", {"to_peer": "nobody", "text": "quick?"})
+    await go("GET", "/asks/history", query={"peer_id": "ann", "state": "closed"})
+    await go("GET", "/asks/history", query={"peer_id": "nobody"}, expect=404)
+
+
+async def see_the_messages(go: Tour, ben: Any) -> None:
+    sent = await go("POST", "/notify", {"from_peer": "ann", "to_peer": "ben", "text": "hi"}, key="n1")
+    assert sent["delivery_id"] == (await last_notify(ben))["delivery_id"]
+    await ben.receipt({"type": "notify", "delivery_id": sent["delivery_id"]})
+    await go("POST", "/notify", {"to_peer": "nobody", "text": "hi"}, expect=404)
+    await go("POST", "/notify", {"to_peer": "ben"}, expect=422)
+    await go("POST", "/broadcast", {"from_peer": "ann", "text": "all hear", "exclude": ["eve"]})
+    await go("POST", "/messages", {"kind": "ask", "to_peer": "ben", "text": "x", "bypass_circle": True})
+    await go("POST", "/messages", {"kind": "notify", "to_peer": "nobody", "text": "x"}, expect=404)
+    await go("POST", "/messages", {"kind": "notify", "to_peer": "ann", "text": "x"})
+    await go("POST", "/messages", {"kind": "broadcast", "text": "x"})
+    page = await go("GET", "/messages", query={"limit": 3})
+    await go("GET", "/messages", query={"cursor": page["next"], "peer": "ben", "since": "2020-01-01"})
+    await go("GET", "/messages", query={"kind": "ask", "state": "leased", "circle": "default"})
+    for message in (await go("GET", "/messages", query={"limit": 500}))["messages"]:
+        await go("GET", "/messages/{message_id}", message_id=message["id"])
+        await go("GET", "/traces/{trace_id}", trace_id=message["trace_id"])
+    await go("GET", "/messages/{message_id}", message_id="ask-0", expect=404)
+    await go("GET", "/traces/{trace_id}", trace_id="ask-0", expect=404)
+    await go("GET", "/deliveries", query={"peer": "ben", "limit": 2})
+    await go("GET", "/deliveries", query={"dead": "true"})
+    await go("GET", "/deliveries/{delivery_id}", delivery_id=sent["delivery_id"])
+    await go("GET", "/deliveries/{delivery_id}", delivery_id="qd-0", expect=404)
+    first = await go("GET", "/deliveries/pending", query={"peer_id": "ann", "confirm": "true", "max_results": 1})
+    await go("POST", "/deliveries/confirm", {"lease": first["lease"], "status": "held", "detail": "busy"})
+    await go("POST", "/deliveries/confirm", {"lease": "none"}, expect=410)
+    held = first["deliveries"][0]["delivery_id"]
+    waits = await go("POST", "/notify", {"to_peer": "ann", "text": "later"})
+    await go("POST", "/deliveries/{delivery_id}/retry", delivery_id=held, expect=409)
+    await go("DELETE", "/deliveries/{delivery_id}", delivery_id=waits["delivery_id"])
+    await go("POST", "/deliveries/{delivery_id}/retry", delivery_id=waits["delivery_id"])
+    await go("POST", "/deliveries/{delivery_id}/retry", delivery_id="qd-0", expect=404)
+    await go("GET", "/deliveries/pending", query={"peer_id": "ann"})
+    await go("GET", "/deliveries/pending", query={"peer_id": "ann"})
+    await go("GET", "/deliveries/pending", query={"pane_id": "%8"}, expect=404)
+    turn = {"peer": "ben", "role": "user", "text": "hello", "tool_calls": [{"name": "Bash", "input": {}}]}
+    await go("POST", "/events/chat", turn)
+    await go("POST", "/events/chat", {**turn, "peer": "a bot", "role": "assistant", "turn_id": "t1"})
+    await go("POST", "/events/chat_delta", {"peer": "ben", "turn_id": "t2", "chunk_index": 0, "text": "he"})
+    await go("GET", "/events")
+    await go("GET", "/events", query={"since": "3", "limit": 2})
+    await go("GET", "/events", query={"limit": 0}, expect=422)
+
+
+async def see_the_peers(go: Tour) -> None:
+    certificate = (await go("POST", "/peer/register", {"name": "cat"}))["birth_certificate"]
+    await go("POST", "/peers", {"name": "cat", "birth_certificate": certificate, "turn_state": "idle"})
+    await go("POST", "/peers", {"name": "a b"}, expect=422)
+    await go("GET", "/peers", query={"status": "online", "backend": "claude-code", "circle": "*"})
+    await go("GET", "/peers", query={"path": "/src/ann", "limit": 1})
+    await go("GET", "/peers/{name}", name="ben")
+    await go("GET", "/peers/{name}", name="bne", expect=404)
+    await go("GET", "/peers/by-pane/{pane_id}", pane_id="%7")
+    await go("GET", "/peers/by-pane/{pane_id}", pane_id="%8", expect=404)
+    await go("POST", "/peers/{name}/touch", name="cat")
+    await go("POST", "/peers/{name}/description", {"description": "on the parser"}, name="cat")
+    await go("POST", "/peers/circle", {"peer_name": "cat", "circle": "night"})
+    await go("POST", "/session/update", {"peer_name": "cat", "status": "busy", "model": "m", "metadata": {"a": 1}})
+    await go("POST", "/session/update", {"peer_name": "cat"}, expect=400)
+    await go("GET", "/peers")
+    await go("POST", "/peers/{name}/offline", {"reason": "left"}, name="cat")
+    await go("POST", "/peers/{name}/offline", name="nobody")
+    await go("POST", "/peer/unregister", {"name": "cat"})
+    await go("DELETE", "/peers/{name}", name="cat", expect=404)
+    await go("DELETE", "/peers/{name}", name="ann")
+
+
+async def last_notify(ben: Any) -> dict[str, Any]:
+    while (frame := await ben.next())["type"] != "notify":
+        continue
+    return frame
+
+
+async def test_every_answer_is_as_the_document_says_and_no_route_is_left_out(tour: Tour) -> None:
+    await every_route(tour)
+    succeeded = {route for route, statuses in tour.answered.items() if min(statuses) < 300}
+    assert set(TABLE) - succeeded - STREAMS - PAGES == {
+        ("POST", "/auth/rotate"),  # the token of these tests is of the config
+    }
+
+
+async def test_a_page_is_what_the_document_says(api: Any) -> None:
+    for method, path in sorted(PAGES):
+        got = await api.request(method, path.replace("{file}", "icon.svg"), token=None)
+        assert got.status == 200
+        schema_of((method, path), 200, got.headers["Content-Type"].partition(";")[0])
+
+
+# -- requests ------------------------------------------------------------------
+
+
+def described_fields(route: Route) -> set[str]:
+    bodies = route.body.get("oneOf", [route.body]) if route.body else []
+    return {field for body in bodies for field in body.get("properties", {})}
+
+
+async def test_each_handler_reads_the_fields_that_the_document_has_and_no_others(
+    fields_read: Fields, queries_read: Fields, tour: Tour
+) -> None:
+    await every_route(tour)
+    described = {route: described_fields(row) for route, row in TABLE.items()}
+    asked = {route: set(row.query) for route, row in TABLE.items()}
+    visited = set(tour.answered)
+    own_words = {("POST", "/hooks/{backend}/{event}")}  # the agent's JSON, whatever it is
+    told = {route: fields_read[route] for route in visited - own_words}
+    assert told == {route: described[route] for route in told}
+    assert {route: queries_read[route] for route in visited} == {route: asked[route] for route in visited}
+
+
+# a direction that there is not is published as a 400
+NOT_422 = {("GET", "/asks/pending", "direction")}
+
+Case = tuple[str, str, dict[str, Any], str]
+
+
+def base(body: dict[str, Any]) -> dict[str, Any]:
+    """The smallest body that the handler reads to its end."""
+    return {name: fitting(body["properties"][name]) for name in body.get("required", ())}
+
+
+def fitting(schema: dict[str, Any]) -> Any:
+    kind = schema.get("type")
+    if "enum" in schema:
+        return schema["enum"][0]
+    if kind == "string":
+        return "x" * max(1, schema.get("minLength", 0))
+    if kind == "integer":
+        return schema["minimum"]
+    if kind == "object":
+        return {}
+    return [fitting(schema["items"])] if kind == "array" else False
+
+
+def misfits(schema: dict[str, Any], needed: bool) -> Iterator[Any]:
+    """Values that the schema does not allow, each just outside or of another type."""
+    kinds = schema.get("type", [])
+    kind = kinds[0] if isinstance(kinds, list) and kinds else kinds
+    if not kind:
+        return
+    if needed:
+        yield None
+    yield {"string": 7, "integer": "7", "number": "7", "boolean": "true", "array": {}, "object": []}[kind]
+    if kind in ("integer", "number"):
+        yield True
+    if kind == "integer":
+        yield schema["minimum"] - 1
+        yield schema["maximum"] + 1
+    if kind == "number":
+        yield schema["maximum"] * 2
+    if schema.get("minLength"):
+        yield ""
+    if "maxLength" in schema:
+        yield "x" * (schema["maxLength"] + 1)
+    if "enum" in schema or "pattern" in schema:
+        yield "no such word"
+    if "maxItems" in schema:
+        yield [fitting(schema["items"])] * (schema["maxItems"] + 1)
+        yield [7]
+    if "minItems" in schema:
+        yield []
+    if "x-max-bytes" in schema:
+        yield {"x": "x" * schema["x-max-bytes"]}
+
+
+def edges(schema: dict[str, Any]) -> Iterator[Any]:
+    """Values that the schema just allows."""
+    if "maxLength" in schema:
+        yield "x" * schema["maxLength"]
+    if "maximum" in schema:
+        yield schema["maximum"]
+    if "minimum" in schema:
+        yield schema["minimum"]
+    yield from schema.get("enum", ())
+    if "maxItems" in schema:
+        yield [fitting(schema["items"])] * schema["maxItems"]
+    if "x-max-bytes" in schema:
+        yield {"x": "x" * (schema["x-max-bytes"] - len('{"x": ""}'))}
+    if isinstance(schema.get("type"), list):
+        yield None
+
+
+def cases(values: Callable[[dict[str, Any], bool], Iterator[Any]]) -> list[Case]:
+    """Bodies that are good but for one field: (method, path, body, field)."""
+    return [
+        (route.method, route.path, {**base(body), name: value}, name)
+        for route in TABLE.values()
+        if route.body is not None
+        for body in route.body.get("oneOf", [route.body])
+        for name, schema in body.get("properties", {}).items()
+        for value in values(schema, name in body.get("required", ()))
+    ]
+
+
+async def made_up(api: Any) -> dict[str, str]:
+    """What stands in the place of each part of a path."""
+    ask = await api.post("/ask", to_peer="ben", text="x")
+    return {"name": "ann", "correlation_id": ask["correlation_id"]}
+
+
+async def test_a_field_that_the_document_forbids_is_refused_by_its_name(tour: Tour) -> None:
+    named = await made_up(tour.api)
+    wrong = cases(misfits)
+    assert len(wrong) > 200
+    for method, path, body, field in wrong:
+        got = await tour.api.request(method, path.format(**named), json=body)
+        assert got.status == 422, (method, path, field, str(body)[:200], got.body)
+        assert got.json["detail"]["field"] == field, (method, path, str(body)[:200], got.body)
+
+
+async def test_a_field_that_the_document_just_allows_is_not_refused(tour: Tour) -> None:
+    named = await made_up(tour.api)
+    right = cases(lambda schema, needed: edges(schema))
+    assert len(right) > 100
+    for method, path, body, field in right:
+        if path == "/asks/{correlation_id}/wait":
+            body["timeout_seconds"] = -1
+        if path == "/query":
+            body["timeout"] = -1
+        got = await tour.api.request(method, path.format(**named), json=body)
+        assert got.status not in (422, 500), (method, path, field, str(body)[:200], got.body)
+
+
+async def test_a_query_that_the_document_forbids_is_refused_by_its_name(tour: Tour) -> None:
+    for (method, path), route in TABLE.items():
+        for name, schema in route.query.items():
+            values = ["no such word"] if "enum" in schema else []
+            if "maximum" in schema:
+                values = ["x", str(schema["minimum"] - 1), str(schema["maximum"] + 1)]
+            one_of_two = {"peer_id": "ann"} if "pane_id" in route.query else {}
+            for value in values:
+                query = {**one_of_two, name: value}
+                got = await tour.api.request(method, path.format(name="ann"), query=query)
+                if (method, path, name) in NOT_422:
+                    assert got.status == 400
+                    continue
+                assert (got.status, got.json["detail"].get("field")) == (422, name), (path, query, got.body)
