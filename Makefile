@@ -8,15 +8,18 @@ READY  := $(VENV)/.installed
 # The real agents of tests/live. Native programs: npm only fetches them, and is itself fetched where it is missing.
 CLAUDE_VERSIONS := 2.1.330 2.1.197
 CLAUDES := $(CLAUDE_VERSIONS:%=.agents/claude-%/.installed)
+# The published client, in a Python of its own: it has our package's name.
+PUBLISHED := .agents/published-0.17.0/.installed
 MESHBENCH ?= ../shared/tools/bench/meshbench.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test agents check format bench wheel clean
+.PHONY: help demo test agents published check format bench wheel clean
 
 help:
 	@echo "make demo     two scripted peers talk in a private tmux, over a private daemon"
 	@echo "make test     every test, the ones with real processes too (tests/live)"
 	@echo "make agents   fetch the real Claude Code for tests/live into .agents (make test does it too)"
+	@echo "make published  fetch the published client for tests/live into .agents (make test does it too)"
 	@echo "make check    ruff, the formatter and mypy --strict; changes nothing"
 	@echo "make format   sort imports and format"
 	@echo "make bench    compare with the floors of the load generator (MESHBENCH=path, see benchmarks/)"
@@ -36,9 +39,10 @@ $(READY): pyproject.toml
 demo: $(READY)
 	@$(BIN)/python docs/demo/demo.py
 
-# Without the agents their tests skip and say what is missing; in CI a skip is a failure.
+# Without the agents and the published client their tests skip and say what is missing; in CI a skip is a failure.
 test: $(READY)
 	@$(MAKE) --no-print-directory --keep-going agents || echo "not every agent is there: the tests with it will be skipped"
+	@$(MAKE) --no-print-directory published || echo "the published client is not there: the tests with it will be skipped"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 agents: $(CLAUDES)
@@ -51,6 +55,16 @@ agents: $(CLAUDES)
 	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --no-audit --no-fund --loglevel=error --prefix $(@D) \
 	  @anthropic-ai/claude-code@$* >/dev/null
 	@env -i HOME=$(CURDIR)/$(@D) PATH=/usr/bin:/bin $(@D)/node_modules/.bin/claude --version
+	@touch $@
+
+published: $(PUBLISHED)
+
+# Held to what 0.17.0 was published with: later ones of these two break it.
+.agents/published-%/.installed:
+	@echo "Fetching the published client $* for the tests"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'repowire==$*' 'mcp<2' 'fastapi==0.139.2'
+	@cd / && $(CURDIR)/$(@D)/bin/python -I -c 'from repowire.client import AsyncRepowireClient'
 	@touch $@
 
 check: $(READY)
