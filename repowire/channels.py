@@ -163,17 +163,23 @@ class Channel:
 # -- loop ------------------------------------------------------------------------
 
 
+def _wanted(mesh: Mesh) -> dict[str, Session]:
+    """The sessions that have an inbox to be served, by peer; looks at those alone, since many peers have none."""
+    found = (peers.find(mesh.db.conn, peer_id) for peer_id in sessions.with_inbox(mesh.db.conn))
+    return {
+        peer.peer_id: session
+        for peer in found
+        if peer is not None and peer.backend == "claude-code" and (session := inbox_of(mesh, peer)) is not None
+    }
+
+
 async def run(mesh: Mesh) -> None:
     """Keep one worker for each peer whose way is its inbox."""
     workers: dict[str, tuple[Channel, asyncio.Task[None]]] = {}
     async with asyncio.TaskGroup() as group:
         with mesh.bus.listen(*WAKES, "socket.closed") as nudge:
             while True:
-                wanted = {
-                    session.peer_id: session
-                    for peer in peers.listed(mesh.db.conn)
-                    if peer.backend == "claude-code" and (session := inbox_of(mesh, peer)) is not None
-                }
+                wanted = _wanted(mesh)
                 for peer_id, (channel, task) in list(workers.items()):
                     now = wanted.get(peer_id)
                     if task.done() or now is None or now.inbox != channel.session.inbox:

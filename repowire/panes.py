@@ -50,9 +50,14 @@ HOSTS = web.AppKey("hosts", Hosts)
 
 def wanted(mesh: Mesh) -> list[dict[str, Any]]:
     """The panes to be served, with all that proves that a pane is still the one that was meant."""
-    found = []
-    for peer in peers.listed(mesh.db.conn):
-        if peer.pane_id is None or peer.pane_server is None or peer.retired_at is not None:
+    found, db = [], mesh.db.conn
+    for peer in filter(None, (peers.find(db, peer_id) for peer_id in sessions.with_pane(db))):
+        if (
+            peer.pane_id is None
+            or peer.pane_server is None
+            or peer.retired_at is not None
+            or peer.hidden_at is not None
+        ):
             continue
         session = sessions.find(mesh.db.conn, peer.peer_id)
         if session is None or session.tmux is None or channels.inbox_of(mesh, peer) is not None:

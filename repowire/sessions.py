@@ -69,6 +69,16 @@ def in_pane(db: Connection, tmux: str, server_pid: int, server_started: float, p
     return [Session(*row) for row in rows]
 
 
+def with_inbox(db: Connection) -> list[str]:
+    """The peers whose session has an inbox."""
+    return [row[0] for row in db.execute("SELECT peer_id FROM sessions WHERE inbox IS NOT NULL")]
+
+
+def with_pane(db: Connection) -> list[str]:
+    """The peers whose session lives or lived in a pane."""
+    return [row[0] for row in db.execute("SELECT peer_id FROM sessions WHERE pane_id IS NOT NULL AND tmux IS NOT NULL")]
+
+
 # -- rules ---------------------------------------------------------------------
 
 
