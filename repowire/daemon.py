@@ -29,6 +29,7 @@ from repowire import (
     doctor,
     hooks,
     idempotency,
+    mailboxes,
     mcp,
     messages,
     openapi,
@@ -222,6 +223,7 @@ def loops(app: web.Application) -> list[tuple[str, Loop]]:
     """What runs beside the requests."""
     ticks: list[tuple[str, Loop]] = [(concern.__name__, partial(_ticking, concern=concern)) for concern in TICKS]
     return [
+        ("repowire.mailboxes", mailboxes.flush),
         ("repowire.sockets", app[sockets.SOCKETS].run),
         ("repowire.channels", channels.run),
         ("repowire.hooks", app[hooks.CARRIED].run),

@@ -16,7 +16,7 @@ from aiohttp import web
 from repowire import wire
 from repowire.clock import new_id
 from repowire.doors import Door
-from repowire.errors import not_found, too_many
+from repowire.errors import Refusal, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
 from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, LEASED, QUEUED, SEEN, UNKNOWN
 
@@ -139,6 +139,72 @@ def queue(
     Where a door is open and nothing waits before it, the message is leased at once and goes straight through. When it
     dies its sender is told, save of a `notice`, which tells of another one itself.
     """
+    delivery = _drafted(
+        change,
+        peer_id,
+        frame["type"],
+        encode(frame),
+        trace=trace,
+        from_peer_id=from_peer_id,
+        expires_at=expires_at,
+        most=most,
+        told_at=change.now if notice else None,
+    )
+    change.db.execute(_INSERT, (None, *delivery[1:]))
+    _put(change, delivery)
+    return delivery
+
+
+def queue_all(
+    change: Change,
+    peer_ids: Sequence[str],
+    frame: dict[str, Any],
+    *,
+    trace: str,
+    from_peer_id: str | None,
+    expires_at: float,
+    most: int,
+) -> tuple[list[Delivery], list[tuple[str, Refusal]]]:
+    """`queue` of one frame for several: their deliveries, and whose mailbox refused it. One statement for them all."""
+    text = encode(frame)
+    made: list[Delivery] = []
+    refused: list[tuple[str, Refusal]] = []
+    for peer_id in peer_ids:
+        try:
+            made.append(
+                _drafted(
+                    change,
+                    peer_id,
+                    frame["type"],
+                    text,
+                    trace=trace,
+                    from_peer_id=from_peer_id,
+                    expires_at=expires_at,
+                    most=most,
+                    told_at=None,
+                )
+            )
+        except Refusal as refusal:
+            refused.append((peer_id, refusal))
+    change.db.executemany(_INSERT, [(None, *delivery[1:]) for delivery in made])
+    for delivery in made:
+        _put(change, delivery)
+    return made, refused
+
+
+def _drafted(
+    change: Change,
+    peer_id: str,
+    kind: str,
+    text: str,
+    *,
+    trace: str | None,
+    from_peer_id: str | None,
+    expires_at: float,
+    most: int,
+    told_at: float | None,
+) -> Delivery:
+    """The row that is to be: leased where the door stands open, else queued; 429 when the mailbox is full."""
     door = change.mesh.doors.of(peer_id)
     straight = door is not None and door.straight(WINDOW)
     if not straight and depth(change.db, peer_id) >= most:
@@ -148,16 +214,15 @@ def queue(
             peer_id=peer_id,
             limit=most,
         )
-    kind: str = frame["type"]
     delivery_id = new_id("ask-delivery" if kind == "ask" else "notif-delivery")
-    delivery = Delivery(
+    return Delivery(
         seq=0,
         delivery_id=delivery_id,
         peer_id=peer_id,
         kind=kind,
         trace=trace or delivery_id,
         from_peer_id=from_peer_id,
-        frame=encode(frame),
+        frame=text,
         state=LEASED if straight else QUEUED,
         reason=None if door else "recipient_offline",
         created_at=change.now,
@@ -168,18 +233,22 @@ def queue(
         handed_at=None,
         seen_at=None,
         closed_at=None,
-        told_at=change.now if notice else None,
+        told_at=told_at,
     )
-    row = (None, *delivery[1:])
-    change.db.execute(_INSERT, row)
-    if door is not None and straight:
+
+
+def _put(change: Change, delivery: Delivery) -> None:
+    """Into the peer's door, where one is open: the message itself after the commit, or word that it waits."""
+    door = change.mesh.doors.of(delivery.peer_id)
+    if door is None:
+        return
+    if delivery.state == LEASED:
         change.after(partial(door.put, delivery))
         if door.receipts:
-            door.in_flight[delivery_id] = delivery.trace
-    elif door is not None:
+            door.in_flight[delivery.delivery_id] = delivery.trace
+    else:
         door.clear = False  # at once: what comes in the same turn queues behind it
         change.after(door.mail)
-    return delivery
 
 
 _INSERT = f"INSERT INTO deliveries VALUES ({', '.join('?' * len(Delivery._fields))})"

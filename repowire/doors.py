@@ -1,7 +1,6 @@
 """Doors: the live ways to peers, in memory. What is put into a door leaves it in that order, by one worker."""
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from repowire.bus import Nudge
@@ -15,7 +14,9 @@ class Door:
     """
 
     __slots__ = (
+        "at_once",
         "clear",
+        "due",
         "handed_at",
         "holder",
         "in_flight",
@@ -25,6 +26,7 @@ class Door:
         "peer_id",
         "receipts",
         "remembers",
+        "resting",
         "retry_at",
         "stalled",
         "unwritten",
@@ -40,10 +42,13 @@ class Door:
         self.receipts, self.remembers = receipts, remembers
         self.clear = False
         self.stalled = False  # the far end does not read: what is put into it would wait
-        self.items: deque[Any] = deque()
+        self.items: list[Any] = []
         self.unwritten: list[Any] = []  # what its worker took out of it
         self.in_hand: Any = None  # and is writing just now
         self.nudge = Nudge()
+        self.resting = False  # its worker has nothing to do: what is put in may be written by another
+        self.at_once: Callable[[Any], bool] | None = None  # write one now, without waiting; False: the worker must
+        self.due: Due | None = None  # where it says that something was put in, while it is the peer's door
         self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
         self.in_flight: dict[str, str] = {}  # leased and not receipted, where receipts are promised: delivery to trace
         self.handed_at: float | None = None  # unix seconds of the newest receipt
@@ -51,7 +56,10 @@ class Door:
     def put(self, item: Any) -> None:
         """Behind what is in it already."""
         self.items.append(item)
-        self.nudge.ring()
+        if self.resting and self.due is not None and self.at_once is not None:
+            self.due.add(self)
+        else:
+            self.nudge.ring()
 
     def straight(self, window: int) -> bool:
         """Whether a new message may go in at once."""
@@ -74,11 +82,30 @@ class Door:
         self.nudge.ring()
 
 
+class Due:
+    """The doors whose worker rests and that something was put into since: they are emptied together."""
+
+    def __init__(self) -> None:
+        self.doors: list[Door] = []
+        self.nudge = Nudge()
+
+    def add(self, door: Door) -> None:
+        """Something was put into this one."""
+        self.doors.append(door)
+        self.nudge.ring()
+
+    def take(self) -> list[Door]:
+        """All of them, each as often as something was put into it."""
+        taken, self.doors = self.doors, []
+        return taken
+
+
 class Doors:
     """The live table, one door a peer."""
 
     def __init__(self) -> None:
         self._open: dict[str, Door] = {}
+        self.due = Due()
         self.receipts: list[tuple[str, str, Door]] = []  # delivery, trace and door, to be noted in one change
 
     def of(self, peer_id: str) -> Door | None:
@@ -88,9 +115,11 @@ class Doors:
     def open(self, door: Door) -> None:
         """From now on the peer is reached through it."""
         self._open[door.peer_id] = door
+        door.due = self.due
 
     def close(self, door: Door) -> None:
         """No longer through this one; another one of the same peer stays."""
+        door.due = None
         if self._open.get(door.peer_id) is door:
             del self._open[door.peer_id]
 

@@ -1,12 +1,14 @@
 """Mailboxes: how what waits for a peer, and what comes now, leaves through its open door, in order and once.
 
 One worker a door: it leases, waits for the disk, and writes. What it wrote without a receipt is never written again
-through a door that remembers nothing; what it provably did not write goes back into the mailbox.
+through a door that remembers nothing; what it provably did not write goes back into the mailbox. While a worker rests,
+`flush` writes for it what came straight through: for all such doors together, after one wait for the disk.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from repowire import deliveries
 from repowire.bus import Nudge
@@ -52,8 +54,11 @@ async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
             if unwritten:
                 await _write(mesh, door, unwritten, hand)
             elif door.clear and not door.items:
+                door.resting = True
                 await door.nudge.wait()
+                door.resting = False
     finally:
+        door.resting = False
         _shut(mesh, door)
 
 
@@ -83,13 +88,58 @@ async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> N
             batch.insert(0, delivery)
             raise ConnectionResetError("the way ended")
         door.in_hand = None
-        if done is None:
-            mesh.bus.publish(_written_topic(delivery.delivery_id))
-            continue
-        trace = None if delivery.trace == delivery.delivery_id else delivery.trace
-        if door.way != "channel":  # of which `handed` is said at once, and which is no WebSocket
-            mesh.announce("delivery.sent", delivery_id=delivery.delivery_id, trace=trace, verified=False)
+        if done and door.way != "channel":  # of which `handed` is said at once, and which is no WebSocket
+            mesh.announce("delivery.sent", **_sent(delivery))
         mesh.bus.publish(_written_topic(delivery.delivery_id))
+
+
+def _sent(delivery: Delivery) -> dict[str, Any]:
+    part_of = {} if delivery.trace == delivery.delivery_id else {"trace": delivery.trace}
+    return {"delivery_id": delivery.delivery_id, **part_of, "verified": False}
+
+
+async def flush(mesh: Mesh) -> None:
+    """Write, for the doors whose worker rests, what was put into them since: one wait for the disk serves them all.
+
+    What cannot be written at once is left to the worker, which can wait.
+    """
+    while True:
+        await mesh.doors.due.nudge.wait()
+        doors = mesh.doors.due.take()
+        try:
+            await mesh.db.on_disk()
+            _write_at_once(mesh, doors)
+        finally:
+            for door in doors:
+                if door.items:
+                    door.nudge.ring()
+
+
+def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
+    """No await in here: nobody sees an item that is neither in its door nor written."""
+    written: list[Delivery] = []
+    for door in doors:
+        while door.resting and door.items and door.at_once is not None and door.at_once(door.items[0]):
+            written.append(door.items.pop(0))
+    if written:
+        mesh.announce_all(_sent_lines(written))
+    for delivery in written:
+        mesh.bus.publish(_written_topic(delivery.delivery_id))
+
+
+def _sent_lines(written: list[Delivery]) -> list[tuple[str, dict[str, Any]]]:
+    """A line for each message, and one for all copies of a broadcast."""
+    lines: list[tuple[str, dict[str, Any]]] = []
+    copies: dict[str, list[Delivery]] = {}
+    for delivery in written:
+        if delivery.kind == "broadcast":
+            copies.setdefault(delivery.trace, []).append(delivery)
+        else:
+            lines.append(("delivery.sent", _sent(delivery)))
+    for trace, sent in copies.items():
+        facts = {"deliveries": [one.delivery_id for one in sent], "peers": [one.peer_id for one in sent]}
+        lines.append(("broadcast.sent", {"trace": trace, **facts}))
+    return lines
 
 
 def stall(mesh: Mesh, door: Door) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire.auth import Auth
-from repowire.bus import Bus
+from repowire.bus import Bus, Nudge
 from repowire.clock import Clock
 from repowire.config import Config
 from repowire.db import Database, StoreError
@@ -72,14 +72,15 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("before", "broken", "changes", "lost", "number", "over")
+    __slots__ = ("before", "broken", "changes", "lost", "number", "over", "waiters")
 
     def __init__(self, before: int) -> None:
         self.before = before  # rows changed on the connection before it
         self.changes: list[Change] = []
         self.number = 0  # of its commit, once it has one
         self.broken = False  # a change failed after it had written
-        self.over = asyncio.Event()
+        self.over = False
+        self.waiters: list[Nudge] = []
         self.lost: BaseException | None = None
 
 
@@ -173,10 +174,13 @@ class Mesh:
                 raise
             return
         finally:
-            turn.over.set()
+            turn.over = True
+            for nudge in turn.waiters:
+                nudge.ring()
         if events:
             self._tell(turn.changes[-1].now, [event for change in turn.changes for event in change.events])
-        for change in turn.changes:
+        changes, turn.changes = turn.changes, []  # a task keeps the turn that it changed something in last
+        for change in changes:
             for call in change.afterwards:
                 call()
 
@@ -184,7 +188,9 @@ class Mesh:
         """Wait until what this task changed last is committed; 503 when it was lost."""
         turn = _MINE.get()
         if turn is not None:
-            await turn.over.wait()
+            if not turn.over:
+                turn.waiters.append(nudge := Nudge())
+                await nudge.wait()
             if turn.lost is not None:
                 _MINE.set(None)  # told once: a later request of the same connection is not answered for it
                 raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
@@ -202,6 +208,11 @@ class Mesh:
         """An event that belongs to no row: a line and a nudge. Never raises."""
         self.db.sync_soon()
         self._tell(self.clock.now(), ((kind, _given(facts)),))
+
+    def announce_all(self, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """`announce` for several at once: one write."""
+        self.db.sync_soon()
+        self._tell(self.clock.now(), events)
 
     def _tell(self, at: float, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
         before = self.ledger.last

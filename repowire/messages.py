@@ -17,7 +17,7 @@ from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import DEFAULT_CIRCLE, MAX_TEXT_CHARS
+from repowire.protocol import DEFAULT_CIRCLE, LEASED, MAX_TEXT_CHARS
 
 EXCLUDED_MOST = 1000
 
@@ -169,22 +169,22 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
     """
     sender = peers.sender(change, shout.from_peer, DEFAULT_CIRCLE)
     from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (shout.from_peer, None)
-    spread, config = Spread(new_id("bcast"), [], []), mesh.config.daemon
-    for peer in _hearers(change, mesh, shout, sender):
-        try:
-            delivery = deliveries.queue(
-                change,
-                peer.peer_id,
-                {"type": "broadcast", "from_peer": from_peer, "text": shout.text},
-                trace=spread.broadcast_id,
-                from_peer_id=from_peer_id,
-                expires_at=change.now + config.delivery_queue_ttl_seconds,
-                most=config.delivery_queue_max_per_peer,
-            )
-        except Refusal as refusal:
-            spread.failed.append((peer, refusal))
-        else:
-            spread.sent.append((peer, delivery))
+    config, broadcast_id = mesh.config.daemon, new_id("bcast")
+    hearers = {peer.peer_id: peer for peer in _hearers(change, mesh, shout, sender)}
+    made, refused = deliveries.queue_all(
+        change,
+        list(hearers),
+        {"type": "broadcast", "from_peer": from_peer, "text": shout.text},
+        trace=broadcast_id,
+        from_peer_id=from_peer_id,
+        expires_at=change.now + config.delivery_queue_ttl_seconds,
+        most=config.delivery_queue_max_per_peer,
+    )
+    spread = Spread(
+        broadcast_id,
+        [(hearers[one.peer_id], one) for one in made],
+        [(hearers[peer_id], refusal) for peer_id, refusal in refused],
+    )
     change.record(
         "broadcast.accepted",
         trace=spread.broadcast_id,
@@ -194,8 +194,16 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
         exclude=sorted(shout.exclude),
         reached=len(spread.sent),
     )
-    for _, delivery in spread.sent:
-        deliveries.tell(change, delivery, leased=True)
+    leased = [one for one in made if one.state == LEASED]
+    if leased:  # one line for all: a thousand of them are most of what a broadcast costs
+        change.record(
+            "broadcast.leased",
+            trace=broadcast_id,
+            deliveries=[one.delivery_id for one in leased],
+            peers=[one.peer_id for one in leased],
+        )
+    for one in made:
+        deliveries.tell(change, one)
     return spread
 
 

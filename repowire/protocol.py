@@ -102,6 +102,8 @@ KINDS: dict[str, Kind] = {
     "fanout.opened": Kind(None, _stages("created")),
     "notify.accepted": Kind("notification", _stages("created", "resolved_peer")),
     "broadcast.accepted": Kind("broadcast", _stages("created", "resolved_peer")),
+    "broadcast.leased": Kind(None, _stages("routed", "leased")),
+    "broadcast.sent": Kind(None, _stages("websocket_sent")),
     "delivery.queued": Kind(None, _stages("pending")),
     "delivery.leased": Kind(None, _stages("routed", "leased")),
     "delivery.sent": Kind(None, _stages("websocket_sent")),

@@ -86,6 +86,28 @@ class Socket:
             self.abort()
         return True
 
+    def hand_at_once(self, delivery: Delivery) -> bool:
+        """Write one frame without waiting; False when there is no room for it or no socket any more: `hand` decides.
+
+        `send_str` waits for nobody while the write buffer is below the mark at which asyncio pauses, so that its first
+        step is its last. Were it not, the frame is in the buffer all the same.
+        """
+        text, transport = delivery.wire_text, self.request.transport
+        if self.ws.closed or transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() + 4 * len(text) >= ROOM_BYTES:
+            return False
+        sending = self.ws.send_str(text)
+        try:
+            sending.send(None)
+        except StopIteration:
+            return True
+        except (ConnectionError, RuntimeError):
+            self.abort()
+            return True  # it may have been written
+        sending.close()
+        return True
+
     async def _hand_slowly(self, text: str) -> None:
         stalling = asyncio.get_running_loop().call_later(mailboxes.WRITE_SECONDS, mailboxes.stall, self.mesh, self.door)
         try:
@@ -183,11 +205,8 @@ async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
     try:
         await mesh.on_disk()
         await socket.ws.send_str(json.dumps(name))
-        mesh.doors.open(socket.door)
-        with mesh.change() as change:
-            peer = peers.load(change.db, socket.peer_id)
-            peers.note(change, peer, presence.SOCKET, "open", "connected", "socket", socket.door.holder)
-            change.record("socket.opened", peer_id=socket.peer_id, holder=socket.door.holder)
+        del name, before  # this frame lives as long as the socket
+        _opened(mesh, socket)
         async with asyncio.TaskGroup() as group:
             mailbox = group.create_task(_mailbox(mesh, socket))
             await _listen(mesh, socket)
@@ -197,6 +216,15 @@ async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
         if current:
             del table.live[socket.peer_id]
         _closed(mesh, socket, current)
+
+
+def _opened(mesh: Mesh, socket: Socket) -> None:
+    """From now on the peer is reached through it."""
+    mesh.doors.open(socket.door)
+    with mesh.change() as change:
+        peer = peers.load(change.db, socket.peer_id)
+        peers.note(change, peer, presence.SOCKET, "open", "connected", "socket", socket.door.holder)
+        change.record("socket.opened", peer_id=socket.peer_id, holder=socket.door.holder)
 
 
 async def _mailbox(mesh: Mesh, socket: Socket) -> None:
@@ -295,6 +323,7 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     receipts = RECEIPTS in capabilities or remembers
     way = "pane" if peer.pane_id is not None else "socket"
     socket.door = Door(peer.peer_id, holder, way=way, receipts=receipts, remembers=remembers)
+    socket.door.at_once = socket.hand_at_once
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})

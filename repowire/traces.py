@@ -103,23 +103,35 @@ def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
     """The lines as published stages (wire.md 6), ours beside them."""
     stages: list[dict[str, Any]] = []
     for line in lines:
-        for stage in _stages(line):
-            stages.append(
-                {
-                    "seq": len(stages),
-                    "stage": stage.name,
-                    "status": "ok" if stage.ok else "fail",
-                    "peer_id": line.facts.get("peer_id") or line.facts.get("to_peer_id"),
-                    "from_peer_id": line.facts.get("from_peer_id"),
-                    "ts": wire.moment(line.at),
-                    "detail": {
-                        "kind": line.kind,
-                        "line": line.seq,
-                        **{key: fact for key, fact in line.facts.items() if key not in _SHOWN},
-                    },
-                }
-            )
+        for facts in _each(line):
+            for stage in _stages(line):
+                stages.append(
+                    {
+                        "seq": len(stages),
+                        "stage": stage.name,
+                        "status": "ok" if stage.ok else "fail",
+                        "peer_id": facts.get("peer_id") or facts.get("to_peer_id"),
+                        "from_peer_id": facts.get("from_peer_id"),
+                        "ts": wire.moment(line.at),
+                        "detail": {
+                            "kind": line.kind,
+                            "line": line.seq,
+                            **{key: fact for key, fact in facts.items() if key not in _SHOWN},
+                        },
+                    }
+                )
     return stages
+
+
+def _each(line: Line) -> list[dict[str, Any]]:
+    """The facts of a line: of one that speaks of several copies of a broadcast, those of each."""
+    facts = line.facts
+    if line.kind not in ("broadcast.leased", "broadcast.sent"):
+        return [facts]
+    return [
+        {"delivery_id": delivery_id, "peer_id": peer_id}
+        for delivery_id, peer_id in zip(facts["deliveries"], facts["peers"], strict=True)
+    ]
 
 
 def _stages(line: Line) -> tuple[Stage, ...]:
