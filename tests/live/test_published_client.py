@@ -14,7 +14,7 @@ from repowire.async_client import AsyncRepowireClient, Message
 pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".agents" / "published-0.17.0" / "bin" / "python"
+PUBLISHED = ROOT / ".agents" / "published-0.17.0"
 SECONDS = 60.0
 
 # Whose routes are not ours yet: the published client must see a clean 404. A row goes when its route comes.
@@ -84,7 +84,7 @@ def like(value: Any, wanted: Any) -> bool:
 @pytest.fixture(params=["token", "open"])
 async def told(request: pytest.FixtureRequest, new_live: Any) -> AsyncIterator[dict[str, Any]]:
     """What every method of the published client did; `ben` answers, `silent` does not."""
-    if not PYTHON.exists():
+    if not (PUBLISHED / ".installed").exists():
         pytest.skip("the published client is not here: `make published` fetches it")
     environ = {"REPOWIRE_DAEMON__AUTH_TOKEN": ""} if request.param == "open" else {}
     live = new_live().start(**environ)
@@ -104,7 +104,7 @@ def answer(message: Message) -> str:
 async def run(live: Live, *token: str) -> dict[str, Any]:
     program = Path(__file__).with_name("published_client.py")
     process = await asyncio.create_subprocess_exec(
-        PYTHON, "-I", program, f"http://127.0.0.1:{live.port}", *token,
+        PUBLISHED / "bin" / "python", "-I", program, f"http://127.0.0.1:{live.port}", *token,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=live.environ, cwd=live.folder,
     )  # fmt: skip
     try:
