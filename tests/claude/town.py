@@ -68,15 +68,9 @@ class Town:
             raise AssertionError(f"not {states} but {found}\n{claude.name} shows:\n{claude.screen()}") from None
 
     def until_seen(self, claude: Claude, *ids: str, seconds: float = PATIENCE_SECONDS) -> None:
-        """Told once, by the recipient's transcript, and known to be shown."""
-        self.until_told(claude, *ids, seconds=seconds)
+        """Told once, by the recipient's transcript, and known to be shown, by whatever way it went in."""
         for one in ids:
             self.until_state(claude, one, "seen", "answered", seconds=seconds)
-
-    def until_told(self, claude: Claude, *ids: str, seconds: float = PATIENCE_SECONDS) -> None:
-        """Told once, and `handed` at the least, which is all that is sure of what the end of a turn carried."""
-        for one in ids:
-            self.until_state(claude, one, "handed", "seen", "answered", seconds=seconds)
             claude.until(lambda one=one: times_told(claude, one) == 1, f"{one} was told once")
 
 
