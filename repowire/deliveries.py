@@ -403,6 +403,16 @@ def unshown(db: Connection, peer_id: str) -> list[str]:
     return [row[0] for row in rows]
 
 
+def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
+    """What a peer's hooks were given and have not receipted, in order."""
+    found = []
+    for state in (LEASED, UNKNOWN):  # each has an index
+        found += db.execute(
+            f"SELECT * FROM deliveries WHERE peer_id = ? AND state = '{state}' AND leased_by GLOB 'hook:*'", (peer_id,)
+        ).fetchall()
+    return sorted(Delivery(*row) for row in found)
+
+
 def revive(change: Change, delivery: Delivery, expires_at: float, most: int, reason: str) -> bool:
     """A dead one goes back into its mailbox, in its old place; False when it is not dead any more, 429 as `queue`."""
     if depth(change.db, delivery.peer_id) >= most:
@@ -418,10 +428,10 @@ def revive(change: Change, delivery: Delivery, expires_at: float, most: int, rea
     return back.rowcount == 1
 
 
-def again(change: Change, delivery_id: str, reason: str) -> None:
+def again(change: Change, delivery_id: str, reason: str, states: Sequence[str] = (HANDED, UNKNOWN)) -> None:
     """Back into the mailbox: it is proved that the one who was given it is gone and never showed it."""
     delivery = find(change.db, delivery_id)
-    if delivery is not None and _move(change, delivery, (HANDED, UNKNOWN), QUEUED, reason):
+    if delivery is not None and _move(change, delivery, states, QUEUED, reason):
         say(change, "queued", delivery, reason)
         _mail(change, delivery.peer_id)
 

@@ -22,12 +22,13 @@ from repowire.deliveries import Delivery
 from repowire.errors import Refusal, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import clean, render, shown
+from repowire.protocol import LEASED, UNKNOWN, clean, render, shown
 from repowire.sessions import Session
 
 MAIL_MOST, MAIL_CHARS = 10, 20_000  # messages and characters that one Stop carries; the rest waits for the next
 TAIL_BYTES = 1 << 20  # of a transcript that is searched for what a hook carried
 LOOK_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # between two looks into a transcript
+HOOK_SECONDS = 3.0  # its script is gone after 2 s, whatever happens
 ROSTER_MOST = 10  # names told to a new session
 RECEIPT = "X-Repowire-Receipt"
 
@@ -216,16 +217,23 @@ def printed(change: Change, holder: str) -> list[Delivery]:
 
 class Carried:
     """Whose turns went on with what a hook carried. The runtime writes its transcript a moment later than it runs the
-    next hook, so it is looked at a few times, and then no more.
+    next hook, so it is looked at a few times, and again when the peer's hooks say more, until all of it is shown.
     """
 
     def __init__(self) -> None:
         self._tries: dict[str, int] = {}
+        self._given: set[str] = set()
 
     def expect(self, mesh: Mesh, peer_id: str) -> None:
         """The transcript of this peer is about to show something."""
+        self._given.add(peer_id)
         self._tries[peer_id] = len(LOOK_SECONDS)
         mesh.bus.publish("hook.carried")
+
+    def heard(self, mesh: Mesh, peer_id: str) -> None:
+        """A turn of this peer began or ended: what it was given before may stand there now."""
+        if peer_id in self._given:
+            self.expect(mesh, peer_id)
 
     async def run(self, mesh: Mesh) -> None:
         with mesh.bus.listen("hook.carried") as nudge:
@@ -233,7 +241,10 @@ class Carried:
                 for peer_id in list(self._tries):
                     await look(mesh, peer_id)
                     left = self._tries[peer_id] - 1
-                    if left < 0 or not await mesh.db.read(partial(deliveries.unshown, peer_id=peer_id)):
+                    waits = await mesh.db.read(partial(deliveries.unshown, peer_id=peer_id))
+                    if not waits:
+                        self._given.discard(peer_id)
+                    if left < 0 or not waits:
                         del self._tries[peer_id]
                     else:
                         self._tries[peer_id] = left
@@ -271,6 +282,34 @@ async def settle_last_life(mesh: Mesh, peer_id: str, last: Session) -> None:
             deliveries.again(change, delivery_id, "the session ended before it was shown")
 
 
+async def take_back(mesh: Mesh, peer_id: str) -> None:
+    """What an earlier Stop was to carry and nobody printed: the script gave up before our answer came.
+
+    To be called when a turn ends that no hook made. The runtime has ended that hook then; and where its transcript, of
+    the same session, goes on after the hook's time and lacks the id, nobody read it and nobody will.
+    """
+    session = sessions.find(mesh.db.conn, peer_id)
+    given = deliveries.unprinted(mesh.db.conn, peer_id)
+    if not given or session is None or session.transcript is None:
+        return
+    transcript = Path(session.transcript)
+    newest = await asyncio.to_thread(
+        transcripts.newest_at, transcript
+    )  # before its ids: what comes meanwhile is in both
+    late = [
+        one
+        for one in given
+        if one.leased_at is not None and session.bound_at <= one.leased_at < (newest or 0.0) - HOOK_SECONDS
+    ]
+    ids = await asyncio.to_thread(transcripts.shown_in, transcript) if late else set()
+    with mesh.change() as change:
+        _seen(change, peer_id, ids, "transcript")
+        for one in late:
+            now = deliveries.find(change.db, one.delivery_id)
+            if now is not None and (now.leased_by, now.leased_at) == (one.leased_by, one.leased_at):
+                deliveries.again(change, one.delivery_id, "the hook gave up before it had it", (LEASED, UNKNOWN))
+
+
 # -- wire --------------------------------------------------------------------------------
 
 
@@ -283,6 +322,8 @@ async def post_hook(request: web.Request) -> web.StreamResponse:
     facts = arrivals.facts(mesh, request)
     if event == "SessionEnd" and arrivals.known(mesh, request, facts) is None:
         return web.Response()  # of somebody who was never here, or has gone already
+    if event == "Stop" and not said.stop_hook_active and (met := arrivals.known(mesh, request, facts)) is not None:
+        await take_back(mesh, met.peer_id)
     if request.transport is None or request.transport.is_closing():
         return web.Response()  # the hook gave up: what is leased to it now would be lost
     with mesh.change() as change:
@@ -293,6 +334,8 @@ async def post_hook(request: web.Request) -> web.StreamResponse:
         await settle_last_life(mesh, peer.peer_id, last)
     if said.stop_hook_active:
         request.app[CARRIED].expect(mesh, peer.peer_id)
+    elif event in ("Stop", "UserPromptSubmit"):
+        request.app[CARRIED].heard(mesh, peer.peer_id)
     if not answer.text:
         return web.Response()
     headers = {RECEIPT: answer.holder.partition(":")[2]} if answer.holder else {}
@@ -313,6 +356,8 @@ async def post_receipt(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     with mesh.change() as change:
         taken = printed(change, f"hook:{request.match_info['token']}")
+    for peer_id in {one.peer_id for one in taken}:
+        request.app[CARRIED].expect(mesh, peer_id)
     return wire.reply({"ok": True, "handed": [one.delivery_id for one in taken]})
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from repowire.agents import claude_code_hooks as claude
 from repowire.protocol import shown
 
+NEWEST_BYTES = 1 << 16  # of its end, in which a line with a moment stands
+
 
 def shown_in(transcript: Path, tail_bytes: int | None = None) -> set[str]:
     """The ids of the whole messages that the model was given, by the transcript, or by its last `tail_bytes`.
@@ -24,6 +26,17 @@ def shown_in(transcript: Path, tail_bytes: int | None = None) -> set[str]:
     except OSError:
         return found
     return found
+
+
+def newest_at(transcript: Path) -> float | None:
+    """When the newest of its last lines was written, in unix seconds; None when none of them says. For a thread."""
+    try:
+        with transcript.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - NEWEST_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    return max((at for line in lines if (at := claude.written_at(line)) is not None), default=None)
 
 
 def _shown_by(line: bytes) -> list[str]:

@@ -6,6 +6,7 @@ Facts of one agent, no I/O. Both versions send the same fields; the newer one ha
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 PROGRAMS = ("claude", "claude.exe")  # its processes' name: a native binary, the second where npm installed it
@@ -101,6 +102,14 @@ def inbox_lines(text: str, token: str | None) -> bytes:
 def shows(line: Mapping[str, Any]) -> bool:
     """Whether a line of the transcript is what the model was given; a queued message stands in one that is not."""
     return line.get("type") in ("user", "attachment")
+
+
+def written_at(line: bytes) -> float | None:
+    """The moment that a line of the transcript says of itself, in unix seconds."""
+    try:
+        return datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def waits_for_user(registry_text: str) -> bool | None:
