@@ -5,6 +5,8 @@ The daemon here is a small server that says which panes are wanted and takes the
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,6 +34,7 @@ class Town:
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.changed = asyncio.Event()
         self.process: subprocess.Popen[bytes] | None = None
+        self.environ: dict[str, str] = {}  # of ws-hook, besides our own
 
     async def open(self) -> None:
         app = web.Application()
@@ -68,6 +71,7 @@ class Town:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "repowire", "ws-hook", "--home", str(self.home)],
             stderr=(self.home / "ws-hook.log").open("ab"),
+            env={**os.environ, **self.environ},
         )
 
     def kill(self) -> None:
@@ -77,14 +81,19 @@ class Town:
 
     async def host(self, claude: Claude, name: str = "ann") -> None:
         """Want this Claude's pane, and wait for its socket."""
-        procs = Procs(lambda pid, started: None)
-        server = int(claude.tmux.run("display-message", "-p", "#{pid}"))
         registry = claude.user.home / ".claude/sessions" / f"{claude.pid}.json"
+        await self.host_pane(claude.tmux, claude.pane, claude.pid, claude.project, registry, name)
+
+    async def host_pane(
+        self, tmux: TmuxServer, pane: str, pid: int, project: Path, registry: Path, name: str = "ann"
+    ) -> None:
+        procs = Procs(lambda pid, started: None)
+        server = int(tmux.run("display-message", "-p", "#{pid}"))
         self.rows.append(
             {"peer_id": f"p-{name}", "display_name": name, "backend": "claude-code", "circle": "default"}
-            | {"path": str(claude.project), "pane_id": claude.pane, "tmux": str(claude.tmux.socket)}
-            | {"server_pid": server, "server_started": procs.started(server), "agent_pid": claude.pid}
-            | {"agent_started": procs.started(claude.pid), "registry": str(registry)}
+            | {"path": str(project), "pane_id": pane, "tmux": str(tmux.socket), "registry": str(registry)}
+            | {"server_pid": server, "server_started": procs.started(server), "agent_pid": pid}
+            | {"agent_started": procs.started(pid)}
         )
         self.changed.set()
         await until_async(lambda: f"p-{name}" in self.sockets)
@@ -234,6 +243,89 @@ async def test_after_kill_9_a_text_that_nobody_finds_is_neither_pasted_nor_recei
     await until_async(lambda: town.receipts(after))
     assert town.receipts(lost) == []
     assert heard(claude, lost) == 0
+
+
+# -- kill -9 at each step of a paste ---------------------------------------------------
+
+KILLER = """#!/bin/sh
+# tmux to ws-hook, which kills it at one step, once
+step=$(cat {folder}/step 2>/dev/null)
+it_ends() {{ rm -f {folder}/step; kill -9 $PPID; exit 1; }}
+case "$*|$step" in
+*load-buffer*"|before load") it_ends ;;
+*load-buffer*"|after load") {tmux} -u -S "$3" load-buffer -b "$6" -; it_ends ;;
+*load-buffer*"|after paste") {tmux} "$@"; it_ends ;;
+*send-keys*"|before Enter") it_ends ;;
+*send-keys*"|after Enter") {tmux} "$@"; it_ends ;;
+*send-keys*"|before the receipt") {tmux} "$@"; rm -f {folder}/step; until [ -e {folder}/go ]; do sleep 0.01; done ;;
+*) exec {tmux} "$@" ;;
+esac
+"""
+FAKE_BOX = Path(__file__).parent.parent / "fake_box.py"
+NEVER_PASTED = ("before load", "after load")
+
+
+class Box:
+    """The pane of `fake_box.py`."""
+
+    def __init__(self, tmux: TmuxServer, folder: Path) -> None:
+        self.record, self.registry = folder / "record", folder / "registry.json"
+        self.registry.write_text(json.dumps({"status": "idle"}))
+        self.pane = tmux.window(sys.executable, str(FAKE_BOX), str(self.record), cwd=folder)
+        self.pid = tmux.pid(self.pane)
+        until(Path(f"{self.record}.ready").exists)
+
+    def times(self, words: bytes) -> int:
+        """How often these bytes came in."""
+        return self.record.read_bytes().count(words)
+
+
+@pytest.fixture
+async def killed(short_folder: Path, tmux: TmuxServer, town: Town) -> tuple[Town, Box, Path]:
+    """A town whose ws-hook dies at the step that is written into the file."""
+    folder = short_folder / "bin"
+    folder.mkdir()
+    program = folder / "tmux"
+    program.write_text(KILLER.format(folder=folder, tmux=shutil.which("tmux")))
+    program.chmod(0o755)
+    town.kill()
+    town.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+    town.start()
+    box = Box(tmux, short_folder)
+    await town.host_pane(tmux, box.pane, box.pid, short_folder, box.registry)
+    return town, box, folder
+
+
+@pytest.mark.parametrize(
+    "step", [*NEVER_PASTED, "after paste", "before Enter", "after Enter", "before the receipt", "no kill at all"]
+)
+async def test_killed_at_any_step_it_types_no_text_twice_and_knows_what_it_did(
+    killed: tuple[Town, Box, Path], step: str
+) -> None:
+    town, box, folder = killed
+    (folder / "step").write_text(step)
+    sent = await town.send("once and no more")
+    if step == "before the receipt":
+        await until_async(lambda: box.times(b"\r") == 1)
+        await town.sockets["p-ann"].close()  # so that there is nobody to tell
+        (folder / "go").touch()
+        await until_async(lambda: '"injected"' in (town.home / "ws-hook" / "journal.jsonl").read_text())
+        town.kill()
+    assert town.process is not None
+    if step != "no kill at all":
+        await until_async(lambda: town.process.poll() is not None)
+        town.sockets.clear()
+        town.start()
+        await until_async(lambda: "p-ann" in town.sockets)
+        await town.send("once and no more")  # as the daemon does, to one that remembers
+    next_one = await town.send("the next one", 2)
+    await until_async(lambda: town.receipts(next_one))
+    assert town.receipts(next_one) == [("injected", None)]
+    pasted = step not in NEVER_PASTED
+    assert town.receipts(sent) == ([("injected", None)] if pasted else []), "nobody knows, and nothing is said"
+    assert box.times(b"once and no more") == pasted
+    assert box.times(b"\r") == box.times(b"\x1b[200~") == 1 + pasted
+    assert box.times(b"the next one") == 1
 
 
 async def test_however_long_the_daemon_was_away_it_is_back_at_once(
