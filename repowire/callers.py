@@ -6,7 +6,7 @@ is the human. A guard against mistakes and confused agents, not a sandbox betwee
 
 from aiohttp import web
 
-from repowire import peers
+from repowire import names, peers
 from repowire.errors import forbidden
 from repowire.mesh import Mesh
 from repowire.peers import Peer
@@ -44,4 +44,4 @@ def may_read(mesh: Mesh, request: web.Request, peer: Peer) -> None:
 def human(mesh: Mesh) -> Peer:
     """The human's peer, for a caller who is nobody else."""
     with mesh.change() as change:
-        return peers.ensure_human(change)
+        return names.ensure_human(change)

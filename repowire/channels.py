@@ -8,7 +8,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from repowire import deliveries, mailboxes, peers, presence, sessions
+from repowire import deliveries, lives, mailboxes, peers, presence, sessions
 from repowire.agents import claude_code_hooks as claude
 from repowire.config import socket_address
 from repowire.deliveries import Delivery
@@ -104,7 +104,7 @@ class Channel:
         with self.mesh.change() as change:
             peer = peers.find(change.db, self.peer_id)
             if peer is not None:
-                peers.note(change, peer, presence.CHANNEL, fact, f"channel_{fact}", "channel")
+                lives.note(change, peer, presence.CHANNEL, fact, f"channel_{fact}", "channel")
                 change.record("channel.opened" if fact == "open" else "channel.closed", peer_id=self.peer_id)
 
     async def hand(self, delivery: Delivery) -> bool | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, certificates, peers, presence, wire
+from repowire import callers, certificates, lives, names, peers, presence, wire
 from repowire.errors import conflict, forbidden, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
@@ -74,13 +74,13 @@ def register(
     it was shown to be already. 409 `peer_retired` when it names an identity that ended and shows no live process.
     """
     circle = _circle(claim, circles)
-    peers.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
+    names.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
     peer = proved or _same(change, claim, circle, connected)
     back = peer is not None
     at_work = peer is not None and _at_work(change, peer, claim)
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
-        peers.displace(change, peer, claim.pane_id)
+        names.displace(change, peer, claim.pane_id)
     if claim.agent_started is not None:
         presence.note(change, peer.peer_id, presence.PROCESS, "alive", f"pid {claim.agent_pid}")
     elif not presence.lives(change.db, peer.peer_id):
@@ -88,7 +88,7 @@ def register(
     # A pane's agent is online when its ws-hook is (wire.md 1.2, initial status).
     held_back = claim.pane_id is not None and claim.session is not None and not connected
     if not at_work and not (held_back and presence.reachable(change.db, peer.peer_id)):
-        peers.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
+        lives.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
     change.record(
         "peer.returned" if back else "peer.registered",
         peer_id=peer.peer_id,
@@ -198,7 +198,7 @@ def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
     peers.change_columns(
         change,
         peer.peer_id,
-        display_name=peers.free_name(change, peer.display_name, peer.circle, peer.peer_id),
+        display_name=names.free_name(change, peer.display_name, peer.circle, peer.peer_id),
         role=peer.role if claim.role == "agent" else claim.role,
         path=claim.path or peer.path,
         machine=claim.machine or peer.machine,
@@ -224,11 +224,11 @@ def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
 def _merged(peer: Peer, claim: Claim) -> str:
     """The old metadata under the new; the old goes where both together are too much."""
     merged = json.dumps({**peer.details, **claim.metadata})
-    return merged if len(merged) <= peers.KEPT_METADATA_BYTES else json.dumps(claim.metadata)
+    return merged if len(merged) <= lives.KEPT_METADATA_BYTES else json.dumps(claim.metadata)
 
 
 def _insert(change: Change, claim: Claim, circle: str) -> Peer:
-    return peers.insert(
+    return names.insert(
         change,
         claim.name or folder_name(claim.path),
         circle,
@@ -331,7 +331,7 @@ def may_claim(mesh: Mesh, request: web.Request, claim: Claim) -> None:
 def watch(mesh: Mesh, peer: Peer) -> None:
     """Be told when the peer's process ends; it may have ended already."""
     if peer.agent_pid and peer.agent_started is not None and not mesh.procs.watch(peer.agent_pid, peer.agent_started):
-        peers.process_ended(mesh, peer.agent_pid, peer.agent_started)
+        lives.process_ended(mesh, peer.agent_pid, peer.agent_started)
 
 
 ROUTES = [web.post("/peers", post_peer), web.post("/peer/register", post_peer)]

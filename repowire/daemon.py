@@ -29,9 +29,11 @@ from repowire import (
     doctor,
     hooks,
     idempotency,
+    lives,
     mailboxes,
     mcp,
     messages,
+    names,
     openapi,
     panes,
     peers,
@@ -80,11 +82,12 @@ CONCERNS: list[ModuleType] = [
     deliveries,
     doctor,
     hooks,
+    lives,
     mcp,
     messages,
+    names,
     openapi,
     panes,
-    peers,
     pickups,
     queries,
     replies,
@@ -92,7 +95,7 @@ CONCERNS: list[ModuleType] = [
     sockets,
     traces,
 ]
-TICKS: list[ModuleType] = [peers, deliveries, replies, dead_letters, ask_many]
+TICKS: list[ModuleType] = [lives, deliveries, replies, dead_letters, ask_many]
 TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
@@ -136,7 +139,7 @@ def open_mesh(
 
 
 def _ended(bus: Bus, pid: int, started: float) -> None:
-    """A watched process ended: `peers.tick` looks which."""
+    """A watched process ended: `lives.tick` looks which."""
     bus.publish("process.ended")
 
 

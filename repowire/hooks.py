@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from repowire import arrivals, asks, claims, deliveries, peers, presence, reminders, sessions, transcripts, wire
+from repowire import arrivals, asks, claims, deliveries, lives, peers, presence, reminders, sessions, transcripts, wire
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
@@ -135,7 +135,7 @@ def on_post_tool_use(change: Change, heard: Heard) -> Answer:
 def on_session_end(change: Change, heard: Heard) -> Answer:
     """The session is over; where its process goes on with another one, the peer does too."""
     if heard.said.reason not in claude.CONTINUES:
-        peers.retire(change, heard.peer, "session_end", "session_end_hook")
+        lives.retire(change, heard.peer, "session_end", "session_end_hook")
     return NOTHING
 
 
@@ -154,11 +154,11 @@ EVENTS: dict[str, Callable[[Change, Heard], Answer]] = {
 def _turn(change: Change, heard: Heard, word: str, turn_state: str) -> None:
     """What the event says of the peer's status; only what is new leaves an event."""
     peer = heard.peer
-    peers.say(change, peer, word, "hook", "hook")
+    lives.say(change, peer, word, "hook", "hook")
     if peer.turn_state != turn_state or (heard.said.model and heard.said.model != peer.model):
-        peers.update(change, peer, turn_state=turn_state, model=heard.said.model, metadata={})
+        lives.update(change, peer, turn_state=turn_state, model=heard.said.model, metadata={})
     else:
-        peers.touch(change, peer.peer_id)
+        lives.touch(change, peer.peer_id)
 
 
 def _dialog(change: Change, peer: Peer, fact: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import __version__, arrivals, asks, messages, peers, presence, replies, roster, wire
+from repowire import __version__, arrivals, asks, lives, messages, peers, presence, replies, roster, wire
 from repowire.errors import Refusal, forbidden, invalid
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
@@ -193,7 +193,7 @@ async def notify_peer(call: Call) -> str:
 
 
 async def set_description(call: Call) -> str:
-    text = call.given.text("description", max_chars=peers.MAX_DESCRIPTION_CHARS, least=0)
+    text = call.given.text("description", max_chars=lives.MAX_DESCRIPTION_CHARS, least=0)
     with call.mesh.change() as change:
         now = {"described_at": change.now, "last_seen": change.now}
         peers.change_columns(change, call.peer.peer_id, description=text, **now)

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from repowire import asks, claims, deliveries, mailboxes, peers, presence, replies, wire
+from repowire import asks, claims, deliveries, lives, mailboxes, names, peers, presence, replies, wire
 from repowire.auth import ADMITTED, caller
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -223,7 +223,7 @@ def _opened(mesh: Mesh, socket: Socket) -> None:
     mesh.doors.open(socket.door)
     with mesh.change() as change:
         peer = peers.load(change.db, socket.peer_id)
-        peers.note(change, peer, presence.SOCKET, "open", "connected", "socket", socket.door.holder)
+        lives.note(change, peer, presence.SOCKET, "open", "connected", "socket", socket.door.holder)
         change.record("socket.opened", peer_id=socket.peer_id, holder=socket.door.holder)
 
 
@@ -242,7 +242,7 @@ def _closed(mesh: Mesh, socket: Socket, current: bool) -> None:
     with mesh.change() as change:
         peer = peers.load(change.db, socket.peer_id)
         if current:
-            peers.note(change, peer, presence.SOCKET, "closed", "transport_failure", "socket", socket.door.holder)
+            lives.note(change, peer, presence.SOCKET, "closed", "transport_failure", "socket", socket.door.holder)
         change.record("socket.closed", peer_id=socket.peer_id, holder=socket.door.holder)
 
 
@@ -360,10 +360,10 @@ def on_status(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> N
     turn_state = frame.fields.get("turn_state")
     peer = peers.load(change.db, socket.peer_id)
     if turn_state in TURN_STATES:
-        peers.update(change, peer, turn_state=turn_state, model=None, metadata={})
-    peers.touch(change, socket.peer_id)
+        lives.update(change, peer, turn_state=turn_state, model=None, metadata={})
+    lives.touch(change, socket.peer_id)
     status = word if word in (presence.BUSY, presence.OFFLINE) else presence.ONLINE
-    peers.say(change, peer, status, "status_update_offline", "socket")
+    lives.say(change, peer, status, "status_update_offline", "socket")
 
 
 def on_pong(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
@@ -407,13 +407,13 @@ def on_error(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> No
 def on_set_circle(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
     circle = frame.optional_identifier("circle")
     if circle is not None:
-        peers.set_circle(change, peers.load(change.db, socket.peer_id), circle)
+        names.set_circle(change, peers.load(change.db, socket.peer_id), circle)
 
 
 def on_update_display_name(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
     name = frame.optional_identifier("display_name")
     if name is not None:
-        peers.rename(change, peers.load(change.db, socket.peer_id), name)
+        names.rename(change, peers.load(change.db, socket.peer_id), name)
 
 
 FRAMES = {

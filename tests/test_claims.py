@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from repowire import claims, peers, presence
+from repowire import claims, lives, peers, presence
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -14,13 +14,13 @@ def register(mesh, name="ann", **fields):
     with mesh.change() as change:
         peer, _ = claims.register(change, Claim(name, **{"path": f"/src/{name}", **fields}), connected=connected)
         if connected:
-            peers.note(change, peer, presence.SOCKET, "open", "connected")
+            lives.note(change, peer, presence.SOCKET, "open", "connected")
     return peer
 
 
 def leave(mesh, peer):
     with mesh.change() as change:
-        peers.note(change, peer, presence.SOCKET, "closed", "transport_failure")
+        lives.note(change, peer, presence.SOCKET, "closed", "transport_failure")
 
 
 async def test_a_given_name_is_honoured(mesh):
@@ -113,7 +113,7 @@ async def test_the_same_runtime_session_is_the_same_peer(mesh):
 async def test_a_retired_identity_needs_a_live_process(mesh):
     ann = register(mesh)
     with mesh.change() as change:
-        peers.retire(change, ann, "session_end")
+        lives.retire(change, ann, "session_end")
     with pytest.raises(Refusal) as refused:
         register(mesh, peer_id=ann.peer_id)
     assert (refused.value.status, refused.value.error) == (409, "peer_retired")
@@ -175,7 +175,7 @@ def busy_with(mesh, pid):
     """A peer in a pane whose process is at work."""
     peer = register(mesh, pane_id="%5", agent_pid=pid, agent_started=mesh.procs.started(pid), connected=True)
     with mesh.change() as change:
-        peers.say(change, peer, presence.BUSY, "hook", "hook")
+        lives.say(change, peer, presence.BUSY, "hook", "hook")
     return peer
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from repowire import claims, config, daemon, deliveries, peers, presence
+from repowire import claims, config, daemon, deliveries, lives, names, peers, presence
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -69,7 +69,7 @@ class LifeOfPeers(RuleBasedStateMachine):
                 peer, _ = claims.register(change, claim, connected=connected)
                 certificate = claims.certify(change, peer)
                 if connected:
-                    peers.note(change, peer, presence.SOCKET, "open", "connected")
+                    lives.note(change, peer, presence.SOCKET, "open", "connected")
         except Refusal as refusal:
             if refusal.error != "peer_retired":
                 raise
@@ -190,19 +190,19 @@ class LifeOfPeers(RuleBasedStateMachine):
             self.connected.discard(peer_id)
             with self.mesh.change() as change:
                 peer = peers.load(change.db, peer_id)
-                peers.note(change, peer, presence.SOCKET, "closed", "transport_failure")
+                lives.note(change, peer, presence.SOCKET, "closed", "transport_failure")
 
     @rule(peer_id=ids, word=st.sampled_from(["online", "busy", "offline"]))
     def say(self, peer_id, word):
         self.clock.advance(1)
         with self.mesh.change() as change:
-            peers.say(change, peers.load(change.db, peer_id), word, "session_update")
+            lives.say(change, peers.load(change.db, peer_id), word, "session_update")
 
     @rule(peer_id=ids)
     def retire(self, peer_id):
         self.clock.advance(1)
         with self.mesh.change() as change:
-            peers.retire(change, peers.load(change.db, peer_id), "session_end")
+            lives.retire(change, peers.load(change.db, peer_id), "session_end")
         assert presence.of(self.mesh.db.conn, peer_id) == "offline"
         self.hang_up(peer_id)
 
@@ -211,19 +211,19 @@ class LifeOfPeers(RuleBasedStateMachine):
         peer = peers.load(self.mesh.db.conn, peer_id)
         if peer.hidden_at is None:
             with self.mesh.change() as change:
-                peers.rename(change, peer, name)
+                names.rename(change, peer, name)
 
     @rule(peer_id=ids, circle=CIRCLES)
     def move(self, peer_id, circle):
         peer = peers.load(self.mesh.db.conn, peer_id)
         if peer.hidden_at is None:
             with self.mesh.change() as change:
-                peers.set_circle(change, peer, circle)
+                names.set_circle(change, peer, circle)
 
     @rule(seconds=st.sampled_from([1, 700]))
     def reap(self, seconds):
         self.clock.advance(seconds)
-        peers.tick(self.mesh)
+        lives.tick(self.mesh)
 
     @precondition(lambda self: self.owners)
     @rule()

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from repowire import callers, claims, deliveries, peers, presence
+from repowire import callers, claims, deliveries, lives, names, peers, presence
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -16,7 +16,7 @@ def register(mesh, name="ann", **fields):
 
 def go(mesh, peer, word="offline"):
     with mesh.change() as change:
-        peers.say(change, peer, word, "offline_route")
+        lives.say(change, peer, word, "offline_route")
 
 
 def leave_mail(mesh, peer):
@@ -76,7 +76,7 @@ async def test_a_rename_is_seen_by_the_next_message(mesh):
     with mesh.change() as change:
         assert peers.meant(change, "ann").peer_id == ann.peer_id
     with mesh.change() as change:
-        assert peers.rename(change, ann, "anna")
+        assert names.rename(change, ann, "anna")
         assert peers.meant(change, "anna").display_name == "anna"
         with pytest.raises(Refusal):
             peers.meant(change, "ann")
@@ -101,13 +101,13 @@ async def test_nobody_is_renamed_to_a_name_for_which_mail_waits(mesh):
     old, ben = register(mesh), register(mesh, "ben")
     go(mesh, old)
     with mesh.change() as change:
-        assert peers.rename(change, ben, "ann")
+        assert names.rename(change, ben, "ann")
     back = register(mesh, peer_id=old.peer_id)
     assert (back.peer_id, back.display_name) == (old.peer_id, "ann-2")
     leave_mail(mesh, back)
     go(mesh, back)
     with mesh.change() as change:
-        assert not peers.rename(change, ben, "ann-2")
+        assert not names.rename(change, ben, "ann-2")
 
 
 async def test_a_peer_whose_name_went_to_another_comes_back_under_a_free_one(mesh):
@@ -126,16 +126,16 @@ async def test_a_peer_that_is_long_offline_is_reaped_and_its_mail_stays(mesh, cl
     go(mesh, ann)
     leave_mail(mesh, ann)
     clock.advance(mesh.config.daemon.peer_reap_ttl_seconds - 1)
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert [peer.peer_id for peer in peers.listed(mesh.db.conn)] == [ann.peer_id]
     clock.advance(1)
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert peers.listed(mesh.db.conn) == []
     reaped = [line.facts["reason"] for line in mesh.ledger.after(0) if line.kind == "peer.reaped"]
     assert reaped == ["offline_ttl"]
     assert deliveries.depth(mesh.db.conn, ann.peer_id) == 1
     at = mesh.ledger.last
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert mesh.ledger.last == at
     assert register(mesh, peer_id=ann.peer_id).peer_id == ann.peer_id
 
@@ -143,7 +143,7 @@ async def test_a_peer_that_is_long_offline_is_reaped_and_its_mail_stays(mesh, cl
 async def test_a_silent_live_peer_is_not_reaped(mesh, clock):
     register(mesh)
     clock.advance(10 * mesh.config.daemon.peer_reap_ttl_seconds)
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert len(peers.listed(mesh.db.conn)) == 1
 
 
@@ -151,20 +151,20 @@ async def test_the_human_stays(mesh, clock):
     human = callers.human(mesh)
     go(mesh, human)
     clock.advance(10 * mesh.config.daemon.peer_reap_ttl_seconds)
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert callers.human(mesh).peer_id == human.peer_id
 
 
 async def test_who_died_while_the_daemon_was_away_is_retired_at_the_next_look(mesh):
     ann = register(mesh, agent_pid=os.getpid(), agent_started=1.0)
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert peers.load(mesh.db.conn, ann.peer_id).retired_at is not None
     assert presence.of(mesh.db.conn, ann.peer_id) == "offline"
 
 
 async def test_a_process_of_the_same_number_that_started_later_is_another(mesh):
     ann = register(mesh, agent_pid=os.getpid(), agent_started=mesh.procs.started(os.getpid()))
-    peers.tick(mesh)
+    lives.tick(mesh)
     assert peers.load(mesh.db.conn, ann.peer_id).retired_at is None
 
 

@@ -4,7 +4,7 @@ import pytest
 from conftest import until_async
 from yarl import URL
 
-from repowire import asks, claims, peers, presence
+from repowire import asks, claims, lives, peers, presence
 from repowire.claims import Claim
 
 FIELDS = [
@@ -38,7 +38,7 @@ def register(mesh, name, *, status=None, **fields):
     with mesh.change() as change:
         peer = claims.register(change, Claim(name, **{"path": f"/src/{name}", **fields}))[0]
         if status is not None:
-            peers.say(change, peer, status, "the_test")
+            lives.say(change, peer, status, "the_test")
     return peer
 
 

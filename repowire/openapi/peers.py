@@ -1,5 +1,6 @@
 """Peers and their sessions, in the words of the document."""
 
+from repowire.lives import MAX_DESCRIPTION_CHARS
 from repowire.openapi.words import (
     COUNT,
     CURSOR,
@@ -25,7 +26,6 @@ from repowire.openapi.words import (
     whole,
     word,
 )
-from repowire.peers import MAX_DESCRIPTION_CHARS
 from repowire.protocol import BACKENDS, CIRCLE_SOURCES, ROLES, TURN_STATES
 from repowire.roster import MOST
 

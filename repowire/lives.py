@@ -1,0 +1,227 @@
+"""Lives: how peers fare. What is said of them is noted; who ended is retired, who is long gone is hidden.
+
+A peer's state itself is `presence`'s; here stands what follows from it.
+"""
+
+import json
+from collections.abc import Mapping
+from sqlite3 import Connection
+from typing import Any
+
+from aiohttp import web
+
+from repowire import peers, presence, wire
+from repowire.errors import Refusal, invalid, malformed, not_found
+from repowire.mesh import MESH, Change, Mesh
+from repowire.peers import Peer
+from repowire.protocol import HUMAN, MAX_METADATA_BYTES, TURN_STATES
+
+MAX_DESCRIPTION_CHARS = 2_000
+KEPT_METADATA_BYTES = 2 * MAX_METADATA_BYTES  # what the peer said, and what its socket and sessions added
+
+# -- rules -------------------------------------------------------------------
+
+
+def say(change: Change, peer: Peer, word: str, reason: str, source: str = "daemon", detail: str | None = None) -> None:
+    """What the peer or a route says of its status."""
+    note(change, peer, presence.WORD, word, reason, source, detail)
+
+
+def note(
+    change: Change, peer: Peer, source: str, fact: str, reason: str, by: str = "daemon", detail: str | None = None
+) -> None:
+    """Note a fact of the peer's life; going offline or coming back leaves an event that names the reason."""
+    before, after = presence.note(change, peer.peer_id, source, fact, detail)
+    if before == after or presence.OFFLINE not in (before, after):
+        return
+    change.record(
+        "peer.offline" if after == presence.OFFLINE else "peer.online",
+        peer_id=peer.peer_id,
+        display_name=peer.display_name,
+        backend=peer.backend,
+        path=peer.path,
+        pane_id=peer.pane_id,
+        old_status=before,
+        new_status=after,
+        reason=reason,
+        source=by,
+        detail=detail,
+    )
+
+
+def touch(change: Change, peer_id: str) -> None:
+    """Seen just now."""
+    change.db.execute("UPDATE peers SET last_seen = ? WHERE peer_id = ?", (change.now, peer_id))
+
+
+def retire(change: Change, peer: Peer, reason: str, source: str = "daemon") -> None:
+    """The identity ended: offline, a tombstone for 72 h, its mail stays (wire.md 16, row 26)."""
+    change.db.execute("UPDATE peers SET retired_at = ?, pane_id = NULL WHERE peer_id = ?", (change.now, peer.peer_id))
+    note(change, peer, presence.IDENTITY, "retired", reason, source)
+    change.record("peer.retired", peer_id=peer.peer_id, reason=reason)
+
+
+def hide(change: Change, peer: Peer, reason: str) -> None:
+    """No longer listed; asks and mail stay until they end."""
+    change.db.execute("UPDATE peers SET hidden_at = ?, pane_id = NULL WHERE peer_id = ?", (change.now, peer.peer_id))
+    change.record("peer.unregistered", peer_id=peer.peer_id, name=peer.display_name, reason=reason)
+
+
+def update(
+    change: Change, peer: Peer, *, turn_state: str | None, model: str | None, metadata: Mapping[str, Any]
+) -> None:
+    """What a session says of itself; only what is given changes."""
+    details = json.dumps({**peer.details, **metadata}) if metadata else peer.metadata
+    if len(details) > KEPT_METADATA_BYTES and metadata:
+        raise invalid("metadata", f"with what is kept already it is over {KEPT_METADATA_BYTES} bytes of JSON")
+    change.db.execute(
+        "UPDATE peers SET turn_state = coalesce(?, turn_state), model = coalesce(?, model), metadata = ?, last_seen = ?"
+        " WHERE peer_id = ?",
+        (turn_state, model, details, change.now, peer.peer_id),
+    )
+    change.record("peer.changed", peer_id=peer.peer_id, turn_state=turn_state, model=model)
+
+
+# -- loop --------------------------------------------------------------------
+
+WAKES = ("process.ended",)
+
+
+def process_ended(mesh: Mesh, pid: int, started: float) -> None:
+    """A watched process is gone: whoever it was is retired, at once."""
+    with mesh.change() as change:
+        peer = peers.by_process(change.db, pid, started)
+        if peer is None:
+            return
+        note(change, peer, presence.PROCESS, "ended", "agent_exited", "process", f"pid {pid}")
+        retire(change, peer, "agent_exited", "process")
+
+
+def tick(mesh: Mesh) -> float:
+    """Watch every process that a peer lives in; who died unwatched is retired; who is long gone is hidden."""
+    rows = mesh.db.conn.execute(
+        "SELECT agent_pid, agent_started FROM peers"
+        " WHERE agent_pid IS NOT NULL AND retired_at IS NULL AND hidden_at IS NULL AND agent_started IS NOT NULL"
+    ).fetchall()
+    for pid, started in rows:
+        if not mesh.procs.watch(pid, started):
+            process_ended(mesh, pid, started)
+    now, ttl = mesh.clock.now(), mesh.config.daemon.peer_reap_ttl_seconds
+    for peer in peers.listed(mesh.db.conn):
+        if now - peer.last_seen >= ttl and _reapable(mesh.db.conn, peer, now, ttl):
+            with mesh.change() as change:
+                change.record(
+                    "peer.reaped",
+                    peer_id=peer.peer_id,
+                    display_name=peer.display_name,
+                    backend=peer.backend,
+                    path=peer.path,
+                    pane_id=peer.pane_id,
+                    reason="offline_ttl",
+                )
+                hide(change, peer, "offline_ttl")
+    return 60.0
+
+
+def _reapable(db: Connection, peer: Peer, now: float, ttl: float) -> bool:
+    """Offline for the whole time: proved by the newest evidence, not by silence alone."""
+    known = presence.evidence(db, peer.peer_id)
+    newest = max((one.at for one in known.values()), default=peer.last_seen)
+    return presence.status(known) == presence.OFFLINE and now - newest >= ttl and peer.role != HUMAN
+
+
+# -- wire --------------------------------------------------------------------
+
+
+async def delete_peer(request: web.Request) -> web.Response:
+    _unregister(request.app[MESH], request.match_info["name"], request.query.get("circle"))
+    return wire.reply({"ok": True})
+
+
+async def post_unregister(request: web.Request) -> web.Response:
+    body = await wire.read(request)
+    _unregister(request.app[MESH], body.text("name"), body.optional_identifier("circle"))
+    return wire.reply({"ok": True})
+
+
+def _unregister(mesh: Mesh, name: str, circle: str | None) -> None:
+    with mesh.change() as change:
+        peer = peers.resolve(change.db, name, circle)
+        if peer.hidden_at is not None:
+            raise peers.unknown(change.db, name)
+        say(change, peer, presence.OFFLINE, "unregistered")
+        hide(change, peer, "unregistered")
+
+
+async def post_offline(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request, empty_ok=True)
+    reason = body.optional_text("reason", max_chars=64) or "offline_route"
+    source = body.optional_text("source", max_chars=64) or "peers_route"
+    detail = body.optional_text("detail", max_chars=1000)
+    terminal = body.flag("terminal")
+    with mesh.change() as change:
+        try:
+            peer = peers.resolve(change.db, request.match_info["name"])
+        except Refusal as refusal:
+            if refusal.status != 404:
+                raise
+            return wire.reply({"ok": True, "cancelled_queries": 0})
+        say(change, peer, presence.OFFLINE, reason, source, detail)
+        if terminal:
+            retire(change, peer, reason, source)
+    return wire.reply({"ok": True, "cancelled_queries": 0})
+
+
+async def post_session_update(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    word = body.optional_text("status")
+    turn_state = body.choice("turn_state", TURN_STATES)
+    model, metadata = body.optional_text("model", max_chars=255), body.record("metadata")
+    name, pane_id = body.optional_text("peer_name"), body.optional_text("pane_id", max_chars=64)
+    if word not in (None, "online", "busy", "offline", "idle"):
+        raise malformed("status must be one of online, busy, idle, offline", field="status")
+    if not (word or turn_state or model or metadata):
+        raise malformed("nothing to update: give status, turn_state, model or metadata")
+    if not (name or pane_id):
+        raise malformed("say whose session it is: peer_name or pane_id")
+    with mesh.change() as change:
+        peer = peers.by_pane(change.db, pane_id) if pane_id else peers.known(change.db, name or "")
+        if peer is None and not pane_id:
+            return wire.reply({"ok": True})
+        if peer is None:
+            raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
+        update(change, peer, turn_state=turn_state, model=model, metadata=metadata)
+        if word:
+            say(change, peer, presence.ONLINE if word == "idle" else word, "status_update_offline", "session_update")
+    return wire.reply({"ok": True})
+
+
+async def post_touch(request: web.Request) -> web.Response:
+    with request.app[MESH].change() as change:
+        touch(change, peers.resolve(change.db, request.match_info["name"], request.query.get("circle")).peer_id)
+    return wire.reply({"ok": True})
+
+
+async def post_description(request: web.Request) -> web.Response:
+    body = await wire.read(request)
+    text = body.text("description", max_chars=MAX_DESCRIPTION_CHARS, least=0)
+    with request.app[MESH].change() as change:
+        peer = peers.resolve(change.db, request.match_info["name"], request.query.get("circle"))
+        change.db.execute(
+            "UPDATE peers SET description = ?, described_at = ?, last_seen = ? WHERE peer_id = ?",
+            (text, change.now, change.now, peer.peer_id),
+        )
+        change.record("peer.changed", peer_id=peer.peer_id, description=text)
+    return wire.reply({"ok": True})
+
+
+ROUTES = [
+    web.delete("/peers/{name}", delete_peer),
+    web.post("/peer/unregister", post_unregister),
+    web.post("/peers/{name}/offline", post_offline),
+    web.post("/peers/{name}/touch", post_touch),
+    web.post("/peers/{name}/description", post_description),
+    web.post("/session/update", post_session_update),
+]
