@@ -45,6 +45,7 @@ MESH_BARS = (
     Bar("notify", "notify_32_rps", "floor-normal", 0.6, at_least=True),
     Bar("notify", "notify_post_receipt_late_p50_ms", "floor-full", 3.0),
     Bar("notify", "notify_post_receipt_never_p50_ms", "floor-full", 3.0),
+    Bar("list", "list_1000_p50_ms", "floor-mem", 0.6),
     Bar("start", "cold_start_ms", "floor-mem", 1.5),
     Bar("start", "idle_rss_mb", None, 50.0),
 )
@@ -111,7 +112,7 @@ def harness_run(command: list[str], out: Path) -> dict[str, Any]:
 
 def mesh(options: argparse.Namespace) -> bool:
     out = options.out / "meshbench.json"
-    command = [sys.executable, str(options.meshbench), "--scenario", "start,ask,notify", *common(options, out, "")]
+    command = [sys.executable, str(options.meshbench), "--scenario", "start,list,ask,notify", *common(options, out, "")]
     return judge("Open TCP, within one run:", harness_run(command, out), MESH_BARS)
 
 

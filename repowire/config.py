@@ -124,7 +124,7 @@ REMINDER_BUDGET = _whole(
     20_000,
     "What one turn's end may say of unanswered asks, less the mail it carries (never cut); 0 for no reminders.",
 )
-DESCRIPTION_TTL = _seconds(1, YEAR, "How long a peer's description of its work is shown.")
+DESCRIPTION_TTL = _seconds(0, YEAR, "How long a peer's description of its work is shown; 0 for ever.")
 REAP_TTL = _seconds(1, YEAR, "How long an offline peer stays in the list of peers.")
 MAX_SOCKETS = _whole("sockets", 1, 1_000_000, "How many WebSockets may be open at once.")
 LOG_LEVEL = _one_of(

@@ -149,6 +149,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
+    app[roster.ROSTER] = roster.Roster(mesh)
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
     app.on_shutdown.append(_let_go)
     for concern in CONCERNS:

@@ -67,6 +67,12 @@ def hide(change: Change, peer: Peer, reason: str) -> None:
     change.record("peer.unregistered", peer_id=peer.peer_id, name=peer.display_name, reason=reason)
 
 
+def describe(change: Change, peer: Peer, text: str) -> None:
+    """What the peer says that it is at, shown for `daemon.description_ttl_seconds`."""
+    peers.change_columns(change, peer.peer_id, description=text, described_at=change.now, last_seen=change.now)
+    change.record("peer.changed", peer_id=peer.peer_id, description=text)
+
+
 def update(
     change: Change, peer: Peer, *, turn_state: str | None, model: str | None, metadata: Mapping[str, Any]
 ) -> None:
@@ -209,11 +215,7 @@ async def post_description(request: web.Request) -> web.Response:
     text = body.text("description", max_chars=MAX_DESCRIPTION_CHARS, least=0)
     with request.app[MESH].change() as change:
         peer = peers.resolve(change.db, request.match_info["name"], request.query.get("circle"))
-        change.db.execute(
-            "UPDATE peers SET description = ?, described_at = ?, last_seen = ? WHERE peer_id = ?",
-            (text, change.now, change.now, peer.peer_id),
-        )
-        change.record("peer.changed", peer_id=peer.peer_id, description=text)
+        describe(change, peer, text)
     return wire.reply({"ok": True})
 
 

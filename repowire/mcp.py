@@ -195,9 +195,7 @@ async def notify_peer(call: Call) -> str:
 async def set_description(call: Call) -> str:
     text = call.given.text("description", max_chars=lives.MAX_DESCRIPTION_CHARS, least=0)
     with call.mesh.change() as change:
-        now = {"described_at": change.now, "last_seen": change.now}
-        peers.change_columns(change, call.peer.peer_id, description=text, **now)
-        change.record("peer.changed", peer_id=call.peer.peer_id, description=text)
+        lives.describe(change, call.peer, text)
     return f"others now see: {text}" if text else "others see no description now"
 
 

@@ -6,12 +6,13 @@ How a newcomer becomes a peer is in `claims.py`, what follows from how it fares 
 
 import difflib
 import json
+import math
 from sqlite3 import Connection, Row
 from typing import Any, NamedTuple, cast
 
 from repowire import presence
 from repowire.errors import Refusal, conflict, forbidden, not_found
-from repowire.mesh import Change
+from repowire.mesh import Change, Mesh
 from repowire.protocol import BYPASS_ROLES
 
 TOMBSTONE_SECONDS = 72 * 3600.0  # wire.md 4, retirement
@@ -133,6 +134,12 @@ def at_path(db: Connection, backend: str, path: str | None) -> list[Peer]:
     """All of a backend that work, or worked, in a folder, the newest first."""
     rows = db.execute("SELECT * FROM peers WHERE path IS ? AND backend = ? ORDER BY seq DESC", (path, backend))
     return [Peer(*row) for row in rows]
+
+
+def lapses_at(mesh: Mesh, peer: Peer) -> float:
+    """Until when its description is shown, unix seconds; a lifetime of 0 has no end."""
+    ttl = mesh.config.daemon.description_ttl_seconds
+    return peer.described_at + ttl if peer.described_at is not None and ttl else math.inf
 
 
 def newest(db: Connection) -> int:

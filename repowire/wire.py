@@ -36,7 +36,12 @@ def moment(seconds: float | None) -> str | None:
 
 def reply(body: Any, status: int = 200) -> web.Response:
     """A JSON response."""
-    return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json")
+    return raw(json.dumps(body).encode(), status)
+
+
+def raw(body: bytes, status: int = 200) -> web.Response:
+    """A response of what is JSON already."""
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 # -- bodies --------------------------------------------------------------------

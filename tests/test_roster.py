@@ -1,11 +1,14 @@
 """roster.py: what others are shown of a peer, and which peers."""
 
+import json
+
 import pytest
 from conftest import until_async
 from yarl import URL
 
-from repowire import asks, claims, lives, peers, presence
+from repowire import asks, claims, lives, names, peers, presence, roster
 from repowire.claims import Claim
+from repowire.errors import Refusal
 
 FIELDS = [
     "peer_id",
@@ -34,9 +37,13 @@ FIELDS = [
 ]
 
 
+def register_in(change, name, **fields):
+    return claims.register(change, Claim(name, **{"path": f"/src/{name}", **fields}))[0]
+
+
 def register(mesh, name, *, status=None, **fields):
     with mesh.change() as change:
-        peer = claims.register(change, Claim(name, **{"path": f"/src/{name}", **fields}))[0]
+        peer = register_in(change, name, **fields)
         if status is not None:
             lives.say(change, peer, status, "the_test")
     return peer
@@ -288,3 +295,79 @@ async def test_showing_the_list_changes_nothing(api):
     await api.get("/peers")
     await api.get("/peers/ben")
     assert (api.mesh.db.committed, api.mesh.ledger.last) == before
+
+
+# -- what is kept of it -------------------------------------------------------
+
+
+def fresh(mesh):
+    """What would be shown if nothing were kept."""
+    return [
+        roster.info(mesh, peer, presence.evidence(mesh.db.conn, peer.peer_id)) for peer in peers.listed(mesh.db.conn)
+    ]
+
+
+CHANGES = {
+    "a touch": lambda change, ben: lives.touch(change, ben.peer_id),
+    "a description": lambda change, ben: lives.describe(change, ben, "mends"),
+    "a word": lambda change, ben: lives.say(change, ben, presence.BUSY, "test"),
+    "a socket": lambda change, ben: lives.note(change, ben, presence.SOCKET, "open", "test"),
+    "evidence that goes": lambda change, ben: presence.forget(change, ben.peer_id, presence.WORD),
+    "another circle": lambda change, ben: names.set_circle(change, ben, "red"),
+    "another name": lambda change, ben: names.rename(change, ben, "bob"),
+    "a receipt": lambda change, ben: peers.change_columns(change, ben.peer_id, handed_at=change.now),
+    "an ask": lambda change, ben: asks.open_ask(change, change.mesh, asks.Draft("x", "ben", "?", keep_if_offline=True)),
+    "its end": lambda change, ben: lives.retire(change, ben, "test"),
+    "hidden": lambda change, ben: lives.hide(change, ben, "test"),
+    "metadata": lambda change, ben: lives.update(change, ben, turn_state="idle", model="m", metadata={"a": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_is_kept_of_a_peer_goes_with_each_change_of_it(mesh, clock, kind):
+    shown = roster.Roster(mesh)
+    ben = register(mesh, "ben", metadata={"oldest_pending_age_seconds": None})
+    register(mesh, "cat")
+    open_ask(mesh, "cat")
+    assert [json.loads(one.json(clock.now())) for one in shown.all()] == fresh(mesh)
+    clock.advance(3)
+    with mesh.change() as change:
+        CHANGES[kind](change, ben)
+    for _ in range(2):
+        assert [json.loads(one.json(clock.now())) for one in shown.all()] == fresh(mesh)
+        clock.advance(mesh.config.daemon.description_ttl_seconds + 1)
+
+
+def test_who_did_not_change_is_not_looked_at_again(mesh):
+    shown = roster.Roster(mesh)
+    for n in range(200):
+        register(mesh, f"p{n}")
+    shown.all()
+    before = shown.rendered
+    assert len(shown.all()) == 200
+    assert shown.rendered == before
+    with mesh.change() as change:
+        lives.touch(change, peers.resolve(change.db, "p7").peer_id)
+    shown.all()
+    assert shown.rendered == before + 1
+
+
+def describe_and_fail(mesh, ben):
+    with mesh.change() as change:
+        lives.describe(change, ben, "nor this")
+        peers.resolve(change.db, "nobody")
+
+
+async def test_what_was_undone_is_not_shown(mesh, clock):
+    mesh.shared = True
+    ben, shown = register(mesh, "ben"), roster.Roster(mesh)
+    await mesh.committed()
+    with mesh.change() as change:
+        lives.describe(change, ben, "never kept")
+        register_in(change, "cat")
+    assert [json.loads(one.json(clock.now()))["description"] for one in shown.all()] == ["never kept", ""]
+    with pytest.raises(Refusal):
+        describe_and_fail(mesh, ben)
+    mesh.commit()
+    assert [json.loads(one.json(clock.now()))["description"] for one in shown.all()] == [""]
+    assert [json.loads(one.json(clock.now())) for one in shown.all()] == fresh(mesh)
