@@ -348,14 +348,18 @@ def receipt(
 
 
 def note_receipts(mesh: Mesh) -> None:
-    """Note the receipts that came meanwhile."""
-    if mesh.doors.receipts:
+    """Note the receipts that came meanwhile, and what was sent and has none."""
+    if mesh.doors.receipts or mesh.doors.sent:
         with mesh.change() as change:
             take_receipts(change)
 
 
 def take_receipts(change: Change) -> None:
-    """Note the receipts that came before this change, so that the order of events is the true one."""
+    """Note what was sent and the receipts that came before this change, so that the order of events is the true one."""
+    if change.mesh.doors.sent:
+        sent, change.mesh.doors.sent = change.mesh.doors.sent, {}
+        for delivery_id, trace in sent.items():
+            say_sent(change, delivery_id, trace)
     receipts = change.mesh.doors.receipts
     if receipts:
         change.mesh.doors.receipts = []
@@ -363,6 +367,13 @@ def take_receipts(change: Change) -> None:
         for delivery_id, trace, door in receipts:
             _note(change, "handed", delivery_id, trace, door.peer_id, by=door.way)
             door.handed_at = change.now
+
+
+def say_sent(change: Change, delivery_id: str, trace: str) -> None:
+    """It was written to a WebSocket, which proves nothing more. A receipt says that by itself."""
+    change.record(
+        "delivery.sent", delivery_id=delivery_id, trace=None if trace == delivery_id else trace, verified=False
+    )
 
 
 _HANDED = (

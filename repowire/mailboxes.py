@@ -121,25 +121,34 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
     for door in doors:
         while door.resting and door.items and door.at_once is not None and door.at_once(door.items[0]):
             written.append(door.items.pop(0))
-    if written:
-        mesh.announce_all(_sent_lines(written))
+    _say_sent(mesh, written)
     for delivery in written:
         mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
-def _sent_lines(written: list[Delivery]) -> list[tuple[str, dict[str, Any]]]:
-    """A line for each message, and one for all copies of a broadcast."""
+def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
+    """A line for each message, and one for all copies of a broadcast.
+
+    Where receipts are promised the line is put off for LATE_SECONDS: most come before, and a receipt says as much.
+    """
     lines: list[tuple[str, dict[str, Any]]] = []
     copies: dict[str, list[Delivery]] = {}
+    sent, soon = mesh.doors.sent, bool(mesh.doors.sent)
     for delivery in written:
+        door = mesh.doors.of(delivery.peer_id)
         if delivery.kind == "broadcast":
             copies.setdefault(delivery.trace, []).append(delivery)
+        elif mesh.shared and door is not None and door.receipts:
+            sent[delivery.delivery_id] = delivery.trace
         else:
             lines.append(("delivery.sent", _sent(delivery)))
-    for trace, sent in copies.items():
-        facts = {"deliveries": [one.delivery_id for one in sent], "peers": [one.peer_id for one in sent]}
+    for trace, all_of_it in copies.items():
+        facts = {"deliveries": [one.delivery_id for one in all_of_it], "peers": [one.peer_id for one in all_of_it]}
         lines.append(("broadcast.sent", {"trace": trace, **facts}))
-    return lines
+    if lines:
+        mesh.announce_all(lines)
+    if sent and not soon:
+        asyncio.get_running_loop().call_later(LATE_SECONDS, deliveries.note_receipts, mesh)
 
 
 def stall(mesh: Mesh, door: Door) -> None:
@@ -223,6 +232,7 @@ def injected(mesh: Mesh, door: Door, delivery_id: str) -> bool:
     trace = door.receipted(delivery_id)
     if trace is None:
         return False
+    mesh.doors.sent.pop(delivery_id, None)
     receipts = mesh.doors.receipts
     receipts.append((delivery_id, trace, door))
     if not mesh.shared:

@@ -83,16 +83,28 @@ async def test_the_stages_of_a_delivered_notify_are_in_the_published_order(both,
     trace = (await notify(both))["delivery_id"]
     await ben.receipt(await ben.next())
     await until_async(lambda: "delivery.handed" in [line.kind for line in both.mesh.ledger.after(0)])
-    assert await stages(both, trace) == [
-        "created",
-        "resolved_peer",
-        "routed",
-        "leased",
-        "websocket_sent",
-        "hook_received",
-        *proved,
-        "handed",
-    ]
+    got = await stages(both, trace)
+    if "websocket_sent" in got:  # said only where the receipt did not come at once: wire.md 6 has it for want of one
+        got.remove("websocket_sent")
+    assert got == ["created", "resolved_peer", "routed", "leased", "hook_received", *proved, "handed"]
+
+
+@pytest.mark.parametrize("status", ["held", "failed"])
+async def test_what_was_sent_is_said_before_what_was_refused(both, status):
+    ben = await both.connect("ben", path="/src/ben", capabilities=["delivery_receipts"])
+    trace = (await notify(both))["delivery_id"]
+    await ben.receipt(await ben.next(), status, detail="a dialog is open")
+    await until_async(lambda: "delivery.held" in [line.kind for line in both.mesh.ledger.after(0)])
+    got = await stages(both, trace)
+    assert got[2:6] == ["routed", "leased", "websocket_sent", "held"]
+
+
+async def test_a_message_without_a_receipt_is_said_to_be_sent(both):
+    ben = await both.connect("ben", path="/src/ben", capabilities=["delivery_receipts"])
+    trace = (await notify(both))["delivery_id"]
+    await ben.next()
+    await until_async(lambda: "delivery.sent" in [line.kind for line in both.mesh.ledger.after(0)])
+    assert (await stages(both, trace))[-1] == "websocket_sent"
 
 
 async def test_the_stages_of_a_queued_notify_go_on_with_its_replay(both):

@@ -175,24 +175,25 @@ async def test_the_stages_of_an_answered_ask_are_in_the_published_order(both):
     got = await both.get(f"/traces/{cid}")
     assert (got["trace_id"], got["kind"]) == (cid, "ask")
     stages = [one["stage"] for one in got["stages"]]
+    if stages[4] == "websocket_sent":  # left out where the receipt came at once
+        assert got["stages"][4]["detail"]["verified"] is False
+        del stages[4]
     assert stages[:10] == [
         "created",
         "resolved_peer",
         "routed",
         "leased",
-        "websocket_sent",
         "hook_received",
         "pane_injected",
         "handed",
         "acked",
         "closed",
+        "answered",
     ]
-    assert stages[10] == "answered"
-    assert stages[11:] == ["routed", "leased", "websocket_sent"], "the reply on its way to the asker"
-    assert [one["seq"] for one in got["stages"]] == list(range(len(stages)))
+    assert stages[10:] == ["routed", "leased", "websocket_sent"], "the reply on its way to the asker"
+    assert [one["seq"] for one in got["stages"]] == list(range(len(got["stages"])))
     assert set(got["stages"][0]) == {"seq", "stage", "status", "peer_id", "from_peer_id", "ts", "detail"}
     assert {one["status"] for one in got["stages"]} == {"ok"}
-    assert got["stages"][4]["detail"]["verified"] is False
 
 
 async def test_the_end_of_an_ask_that_nobody_answered_is_in_its_trace(both, clock):
