@@ -1,6 +1,6 @@
 """What the daemon's answers are to the clients outside it: results as frozen records, refusals as exceptions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -49,6 +49,7 @@ class Health:
     relay_mode: bool = False
     channel: Json = field(default_factory=dict)
     acp_broker: Json = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,18 @@ class ClientPeer:
     model: str | None = None
     circle: str | None = None
     role: str | None = None
+    turn_state: str | None = None
     last_seen: str | None = None
     metadata: Json = field(default_factory=dict)
     description: str | None = None
+    ws_connected: bool = False
+    hook_supports_receipts: bool = False
+    last_successful_injection_at: str | None = None
+    last_injection_failure_at: str | None = None
+    pending_ask_count: int = 0
+    oldest_pending_age_seconds: float | None = None
+    pane_safe: bool | None = None
+    inbound_status: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class RegisterPeerResult:
     ok: bool
     peer_id: str
     display_name: str
+    pane_assigned: bool = False
     birth_certificate: Json | None = None
 
 
@@ -87,7 +98,70 @@ class AskResult:
 
     correlation_id: str
     error: str | None = None
+    to_peer: str | None = None
+    to_peer_id: str | None = None
     delivery_id: str | None = None
+    delivery_state: str | None = None
+    delivered: bool = False
+    queued: bool = False
+    state: str | None = None
+
+
+@dataclass(frozen=True)
+class AskManyChild:
+    """Who was asked by POST /ask-many, by which ask, or why not."""
+
+    peer: str
+    correlation_id: str | None = None
+    delivered: bool = False
+    state: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class AskManyResult:
+    """POST /ask-many."""
+
+    parent_id: str
+    children: list[AskManyChild]
+
+
+@dataclass(frozen=True)
+class AskManyAnswer:
+    """What one peer made of it; `status` is acked, replied, pending or failed."""
+
+    peer: str
+    status: str
+    peer_id: str | None = None
+    correlation_id: str | None = None
+    reply: str | None = None
+    close_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class AskManyStatus:
+    """GET /ask-many/{id}; `state` is pending, partial or complete, `rollup` counts the children by status."""
+
+    parent_id: str
+    from_peer: str
+    text: str
+    created_at: str
+    deadline: str
+    state: str
+    timed_out: bool
+    rollup: dict[str, int]
+    children: list[AskManyAnswer]
+
+
+@dataclass(frozen=True)
+class Acked:
+    """POST /ack, /decline and /response; where the reply waits in a mailbox, the rest says how it stands."""
+
+    ok: bool
+    delivery_state: str | None = None
+    delivered: bool | None = None
+    queued: bool | None = None
     state: str | None = None
 
 
@@ -140,6 +214,183 @@ class PendingAsk:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """An ask, open or closed."""
+
+    correlation_id: str
+    from_peer: str
+    to_peer: str
+    text: str
+    created_at: str
+    state: str
+    from_peer_id: str | None = None
+    to_peer_id: str | None = None
+    reply_to: str | None = None
+    parent_id: str | None = None
+    closed_at: str | None = None
+    close_reason: str | None = None
+    reply: str | None = None
+    replied_by: str | None = None
+    delivery_state: str | None = None
+    delivery_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class AskPage:
+    """GET /asks/history; `next` is the cursor of the next page."""
+
+    asks: list[Ask]
+    next: str | None = None
+
+
+@dataclass(frozen=True)
+class NotifyResult:
+    """POST /notify; `delivered` is written to a live connection, `state` what is proven."""
+
+    ok: bool
+    status: str | None = None
+    delivery_id: str | None = None
+    delivery_state: str | None = None
+    delivered: bool = False
+    queued: bool = False
+    state: str | None = None
+    reason: str | None = None
+    to_peer_id: str | None = None
+    to_peer_name: str | None = None
+    from_peer_name: str | None = None
+    from_peer_id: str | None = None
+    repowire_session_id: str | None = None
+    from_repowire_session_id: str | None = None
+    to_repowire_session_id: str | None = None
+    hook_delivery: Json | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a trace."""
+
+    seq: int
+    stage: str
+    status: str
+    ts: str
+    peer_id: str | None = None
+    from_peer_id: str | None = None
+    detail: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """GET /traces/{id}."""
+
+    trace_id: str
+    kind: str
+    stages: list[Stage]
+
+
+@dataclass(frozen=True)
+class SaidMessage:
+    """A message of GET /messages: an ask, a notify, a reply or a copy of a broadcast. Only asks have the last three."""
+
+    id: str
+    kind: str
+    state: str
+    created_at: str
+    delivery_id: str
+    trace_id: str
+    to_peer_id: str
+    from_peer: str | None = None
+    from_peer_id: str | None = None
+    to_peer: str | None = None
+    text: str | None = None
+    attachments: list[Json] = field(default_factory=list)
+    reason: str | None = None
+    ask_state: str | None = None
+    close_reason: str | None = None
+    reply: str | None = None
+
+
+@dataclass(frozen=True)
+class TracedMessage(SaidMessage):
+    """GET /messages/{id}: a message, and the steps it took."""
+
+    trace: list[Stage] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class MessagePage:
+    """GET /messages; `next` is the cursor of the next page."""
+
+    messages: list[SaidMessage]
+    next: str | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One thing in front of one peer, and what is proven of it."""
+
+    delivery_id: str
+    kind: str
+    trace: str
+    peer_id: str
+    state: str
+    attempts: int
+    created_at: str
+    from_peer: str | None = None
+    from_peer_id: str | None = None
+    to_peer: str | None = None
+    reason: str | None = None
+    expires_at: str | None = None
+    leased_at: str | None = None
+    handed_at: str | None = None
+    seen_at: str | None = None
+    closed_at: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class DeliveryPage:
+    """GET /deliveries; `next` is the cursor of the next page."""
+
+    deliveries: list[Delivery]
+    next: str | None = None
+
+
+@dataclass(frozen=True)
+class DeliveryStanding:
+    """What became of a delivery that was retried or dropped."""
+
+    ok: bool
+    delivery_id: str
+    state: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class PickedUp:
+    """A message that was fetched; with more than one of `attempts` it was given out before."""
+
+    delivery_id: str
+    kind: str
+    created_at: str
+    from_peer: str | None = None
+    to_peer: str | None = None
+    text: str | None = None
+    expires_at: str | None = None
+    correlation_id: str | None = None
+    attachments: list[Json] = field(default_factory=list)
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class PickUp:
+    """GET /deliveries/pending; `lease` is the token of `confirm`, until `lease_expires_at`."""
+
+    deliveries: list[PickedUp]
+    lease: str | None = None
+    lease_expires_at: str | None = None
+
+
+@dataclass(frozen=True)
 class MeshEvent:
     """A line of the event stream; `extras` is everything else that it says."""
 
@@ -149,13 +400,18 @@ class MeshEvent:
     extras: Json
 
 
-def made(kind: type[T], answer: Mapping[str, Any]) -> T:
-    """The fields that `kind` knows; a newer daemon may say more."""
+def made(kind: type[T], answer: Mapping[str, Any], **inner: Any) -> T:
+    """The fields that `kind` knows; a newer daemon may say more. `inner` are fields that are made already."""
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     try:
-        return kind(**{name: value for name, value in answer.items() if name in known})
+        return kind(**{name: value for name, value in {**answer, **inner}.items() if name in known})
     except TypeError as exc:
         raise DaemonError(f"the daemon's answer lacks a field: {exc}") from None
+
+
+def all_made(kind: type[T], answers: Iterable[Mapping[str, Any]]) -> list[T]:
+    """The same of a list."""
+    return [made(kind, one) for one in answers]
 
 
 def given(values: Mapping[str, Any]) -> Json:

@@ -142,7 +142,7 @@ async def test_answers_come_as_their_shapes(hub: Hub, client: AsyncRepowireClien
         "POST /asks/ask-1/wait": {"correlation_id": "ask-1", "status": "resolved", "reply": "yes"},
         "GET /asks/pending": {"asks": [pending]},
         "POST /notify": {"ok": True},
-        "GET /traces/ask-1": {"trace_id": "ask-1", "stages": []},
+        "GET /traces/ask-1": {"trace_id": "ask-1", "kind": "ask", "stages": []},
     }
     assert (await client.health()).status == "ok"
     assert [each.name for each in await client.list_peers(status="online")] == ["ann"]
@@ -156,7 +156,7 @@ async def test_answers_come_as_their_shapes(hub: Hub, client: AsyncRepowireClien
     assert [each.correlation_id for each in await client.pending_asks(peer_id="b")] == ["ask-1"]
     await client.notify("ben", "x", from_peer="ann")
     await client.ack("ask-1", message="yes")
-    assert (await client.trace("ask-1"))["trace_id"] == "ask-1"
+    assert (await client.trace("ask-1")).trace_id == "ask-1"
     said = dict(hub.asked)
     assert said["POST /ask"] == {"to_peer": "ben", "text": "ready?", "bypass_circle": False, "if_offline": "queue"}
     assert said["POST /peers/ann/offline"] is None, "published clients send no body"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from repowire import client as module
+from repowire import transport as module
 from repowire.client import DaemonAway, RepowireClient, parse_events, parse_url, quote
 from repowire.config import ConfigError
 from repowire.errors import Refusal
@@ -403,7 +403,7 @@ def test_a_cut_stream_goes_on_after_the_last_event_seen(serve: Serve, made: Repo
         head + chunk(b": hello\n\n") + chunk(sse(9)),
         head + chunk(sse(10)),
     )
-    events = made.events(replay=2)
+    events = made.stream(replay=2)
     assert [next(events)["id"] for _ in range(4)] == ["7", "8", "9", "10"]
     targets = [request.split(b" ")[1] for request in server.requests]
     assert targets == [b"/events/stream?replay=2", b"/events/stream?since=8", b"/events/stream?since=9"]
@@ -411,7 +411,7 @@ def test_a_cut_stream_goes_on_after_the_last_event_seen(serve: Serve, made: Repo
 
 def test_a_stream_whose_daemon_stays_away_ends(serve: Serve, made: RepowireClient) -> None:
     server = serve(OK + b"Connection: close\r\n\r\n" + sse(1))
-    events = made.events(patience=0.3)
+    events = made.stream(patience=0.3)
     assert next(events)["id"] == "1"
     server.listener.close()
     with pytest.raises(DaemonAway, match="not come back"):
@@ -421,12 +421,12 @@ def test_a_stream_whose_daemon_stays_away_ends(serve: Serve, made: RepowireClien
 def test_a_stream_that_is_refused_says_why(serve: Serve, made: RepowireClient) -> None:
     serve(reply(b'{"detail": {"error": "invalid_field", "hint": "must be a number"}}', status=b"422 No"))
     with pytest.raises(Refusal, match="must be a number"):
-        next(made.events(since="x"))
+        next(made.stream(since="x"))
 
 
 def test_a_stream_without_a_daemon_says_so_at_once(made: RepowireClient) -> None:
     with pytest.raises(DaemonAway, match="--detach"):
-        next(made.events())
+        next(made.stream())
 
 
 # -- start-up ------------------------------------------------------------------

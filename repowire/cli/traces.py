@@ -79,7 +79,7 @@ def _tail(argv: list[str]) -> int:
 
 def tail(args: argparse.Namespace) -> int:
     with c.client() as daemon:
-        for event in daemon.events(since=args.since, replay=args.replay):
+        for event in daemon.stream(since=args.since, replay=args.replay):
             if wanted(event, args.kind):
                 c.put(c.to_json(event) if args.json else line(event))
     return c.OK

@@ -161,7 +161,7 @@ ROUTES = [
         refuses={403: UNREACHED[403], 409: UNREACHED[409]}, keyed=True,
     ),
     Route(
-        "GET", "/ask-many/{parent_id}", "ask_many_status", "What came of the asks of one POST /ask-many.",
+        "GET", "/ask-many/{parent_id}", "ask_many_result", "What came of the asks of one POST /ask-many.",
         answer=shape("Rollup"), refuses={403: "another agent's", 404: "none, or its asks ended over a day ago"},
     ),
     Route(

@@ -49,18 +49,18 @@ SHAPES: dict[str, Schema] = {
 
 ROUTES = [
     Route(
-        "GET", "/traces/{trace_id}", "get_trace", "The stages of an ask or a message, in order.",
+        "GET", "/traces/{trace_id}", "trace", "The stages of an ask or a message, in order.",
         answer=record(
             trace_id=SHOWN, kind=word("ask", "notify", "broadcast", "fanout"), stages=listed(shape("Stage"))
         ),
         refuses={404: "nothing is recorded of it"},
     ),
     Route(
-        "GET", "/events", "list_events", "The newest events, oldest first.",
+        "GET", "/events", "events", "The newest events, oldest first.",
         query={"since": free("an event's id"), "limit": LIMIT}, answer=listed(shape("Event")),
     ),
     Route(
-        "GET", "/events/stream", "stream_events", "Server-sent events; Last-Event-ID or `since` goes on after it.",
+        "GET", "/events/stream", "stream", "Server-sent events; Last-Event-ID or `since` goes on after it.",
         query={"since": free("an event's id"), "replay": whole(0, REPLAY_MOST)}, media="text/event-stream",
     ),
     Route(

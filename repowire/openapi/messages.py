@@ -148,7 +148,7 @@ ROUTES = [
         refused={"anyOf": [shape("NotNotified"), shape("Refusal")]},
     ),
     Route(
-        "GET", "/messages", "list_messages", "All that was said, newest first.",
+        "GET", "/messages", "messages", "All that was said, newest first.",
         query={
             "peer": free("to it or from it; default: the agent that calls, else all"),
             "circle": free("of the recipient"),
@@ -162,12 +162,12 @@ ROUTES = [
         refuses={403: NOT_YOURS, 404: "no such peer", 409: TWO_PEERS},
     ),
     Route(
-        "GET", "/messages/{message_id}", "get_message", "One message and its trace, by the delivery's id or the ask's.",
+        "GET", "/messages/{message_id}", "message", "One message and its trace, by the delivery's id or the ask's.",
         answer=both(_MESSAGE, record(trace=listed(shape("Stage")))),
         refuses={403: NOT_YOURS, 404: "no such message"},
     ),
     Route(
-        "GET", "/deliveries", "list_deliveries", "Deliveries, newest first.",
+        "GET", "/deliveries", "deliveries", "Deliveries, newest first.",
         query={
             "peer": free("to it or from it; default: the agent that calls, else all"),
             "state": STATE,
@@ -179,17 +179,17 @@ ROUTES = [
         refuses={403: NOT_YOURS, 404: "no such peer", 409: TWO_PEERS},
     ),
     Route(
-        "GET", "/deliveries/{delivery_id}", "get_delivery", "One delivery and what is proven of it.",
+        "GET", "/deliveries/{delivery_id}", "delivery", "One delivery and what is proven of it.",
         answer=shape("Delivery"), refuses={404: "no such delivery"},
     ),
     Route(
-        "GET", "/deliveries/pending", "pending_deliveries", "Take what waits. Exactly one of peer_id and pane_id.",
+        "GET", "/deliveries/pending", "pick_up", "Take what waits. Exactly one of peer_id and pane_id.",
         query={**ONE_OF_TWO, "max_results": whole(-MAX_BATCH, MAX_BATCH), "confirm": word("true", "false")},
         answer=record({"lease": maybe(SHOWN), "lease_expires_at": maybe(MOMENT)}, deliveries=listed(shape("PickedUp"))),
         refuses={400: "both or none of the two", 403: NOT_YOURS, 404: "no such peer", 409: TWO_PEERS},
     ),
     Route(
-        "POST", "/deliveries/confirm", "confirm_deliveries", "Say what became of what was picked up.",
+        "POST", "/deliveries/confirm", "confirm", "Say what became of what was picked up.",
         takes(
             {"lease": line(128, least=1)},
             delivery_ids=listed({"type": "string"}, most=MAX_BATCH),

@@ -1,0 +1,229 @@
+"""Both clients of ours, held to the document: a method for each route, all of its fields, and the published names."""
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from test_openapi import TABLE, described_fields
+
+from repowire import answers, openapi
+from repowire.async_client import AsyncRepowireClient
+from repowire.client import RepowireClient
+from repowire.openapi.words import Route
+
+# Routes that no method calls, each with the reason.
+ABSENT = {
+    "register_peer_as_before": "the old twin of register_peer",
+    "unregister_peer_as_before": "the old twin of unregister_peer",
+    "ask_picked_up": "without effect, for clients of 0.17.0",
+    "ask_reminded": "without effect, for clients of 0.17.0",
+    "post_message": "ask, notify and broadcast are its methods",
+    "post_hook": "hook_stdio.py speaks for an agent's hooks",
+    "post_hook_receipt": "hook_stdio.py says it",
+    "stream_hosted_panes": "ws_hook.py alone may hear it",
+    "post_mcp": "mcp_stdio.py carries it",
+    "get_page": "a page",
+    "get_dashboard": "a page",
+    "get_file": "a page",
+}
+ONLY_ASYNC = {"connect": "being a peer needs an event loop"}
+# Public names of a client that are no route
+ITS_OWN = {
+    RepowireClient: {"close", "request"},
+    AsyncRepowireClient: {"aclose", "request", "headers", "token", "session", "translated", "connect_as"},
+}
+STREAMS = {"stream", "connect"}
+# wire.md 14: what programs for the published client write; its methods whose routes are not ours yet are left out
+PUBLISHED = {
+    "health": "",
+    "list_peers": "status path backend",
+    "get_peer": "identifier circle",
+    "get_peer_by_pane": "pane_id",
+    "register_peer": "name path machine tmux_session pane_id backend circle circle_source role metadata",
+    "unregister_peer": "name circle",
+    "mark_peer_offline": "name",
+    "set_description": "name description circle",
+    "touch_peer": "name circle",
+    "set_circle": "peer_name circle",
+    "query": "to_peer text from_peer timeout bypass_circle circle",
+    "ask": "to_peer text from_peer attachments reply_to bypass_circle circle",
+    "ack": "correlation_id from_peer message attachments",
+    "pending_asks": "pane_id peer_id direction",
+    "notify": "to_peer text from_peer attachments bypass_circle circle",
+    "broadcast": "text from_peer exclude bypass_circle",
+    "events": "",
+    "ingest_chat_turn": "peer role text peer_id pane_id tool_calls",
+}
+
+CLIENTS = [RepowireClient, AsyncRepowireClient]
+both = pytest.mark.parametrize("client", CLIENTS)
+Called = tuple[str, str, dict[str, Any], dict[str, Any]]
+
+
+def public(client: type) -> set[str]:
+    return {name for name in dir(client) if not name.startswith("_")}
+
+
+@both
+def test_each_route_has_a_method_and_each_method_a_route(client: type) -> None:
+    names = {route.name for route in TABLE.values()}
+    wanted = names - set(ABSENT) - (set(ONLY_ASYNC) if client is RepowireClient else set())
+    assert public(client) - ITS_OWN[client] == wanted
+    assert set(ABSENT) | set(ONLY_ASYNC) <= names, "a reason for a route that there is not"
+
+
+@both
+def test_each_method_says_what_it_does(client: type) -> None:
+    assert [name for name in public(client) if not (inspect.getdoc(getattr(client, name)) or "").strip()] == []
+
+
+class Stop(Exception):
+    """The request was seen."""
+
+
+async def called(client: type, name: str, given: dict[str, Any]) -> Called:
+    """Method, path, body and query of the request that this method makes."""
+    seen: list[Called] = []
+
+    def note(
+        self: Any,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Any = None,
+        timeout: Any = None,
+        seconds: Any = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        key = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        seen.append((method, path, body or {}, {**(query or {}), **key}))
+        raise Stop
+
+    async def note_later(self: Any, *args: Any, **more: Any) -> Any:
+        note(self, *args, **more)
+
+    kind = type("Noting", (client,), {"request": note if client is RepowireClient else note_later})
+    made = kind("http://127.0.0.1:1", auth_token="t")
+    with suppress(Stop):
+        await getattr(made, name)(**given)
+    return seen[0]
+
+
+def needed(method: Callable[..., Any]) -> dict[str, Any]:
+    """An argument for each that has no default."""
+    kinds = {"to_peers": ["x"], "chunk_index": 0}
+    return {
+        name: kinds.get(name, "x")
+        for name, parameter in list(inspect.signature(method).parameters.items())[1:]
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
+def routes() -> list[Route]:
+    return [route for route in TABLE.values() if route.name not in {*ABSENT, *STREAMS}]
+
+
+@both
+@pytest.mark.parametrize("route", routes(), ids=lambda route: route.name)
+async def test_each_method_calls_its_route_and_can_say_every_field(client: type, route: Route) -> None:
+    method = getattr(client, route.name)
+    minimal = needed(method)
+    verb, path, _, _ = await called(client, route.name, minimal)
+    assert verb == route.method
+    assert re.fullmatch(re.sub(r"{\w+}", "x", route.path), path), path
+    parameters = inspect.signature(method).parameters
+    takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    wanted = (described_fields(route) | set(route.query)) - set(minimal)
+    if route.keyed:
+        wanted |= {"idempotency_key"}
+    for field in sorted(wanted):
+        assert field in parameters or takes_more, f"{route.name} cannot say {field}"
+        value: Any = True if field in ("dead", "confirm") else 0.5 if field.startswith("timeout") else "given"
+        _, _, body, query = await called(client, route.name, {**minimal, field: value})
+        said = {**body, **query}
+        name = {"idempotency_key": "Idempotency-Key"}.get(field, field)
+        assert said.get(name) in (value, "true"), f"{route.name} does not say {field}: {said}"
+
+
+@both
+def test_the_published_methods_take_the_published_names(client: type) -> None:
+    for name, keywords in PUBLISHED.items():
+        parameters = inspect.signature(getattr(client, name)).parameters
+        takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        lacking = [word for word in keywords.split() if word not in parameters and not takes_more]
+        assert lacking == [], name
+
+
+# -- results -------------------------------------------------------------------
+
+# The record of each shape, and what of it is only in one of the two: a list of records is checked by its own row
+RECORDS: dict[type, str] = {
+    answers.Health: "Health",
+    answers.ClientPeer: "Peer",
+    answers.RegisterPeerResult: "Registered",
+    answers.AskResult: "Asked",
+    answers.Acked: "Acked",
+    answers.WaitResult: "Waited",
+    answers.PendingAsk: "OpenAsk",
+    answers.Ask: "Ask",
+    answers.AskManyResult: "AskedMany",
+    answers.AskManyStatus: "Rollup",
+    answers.QueryResult: "Queried",
+    answers.NotifyResult: "Notified",
+    answers.BroadcastResult: "Spread",
+    answers.SaidMessage: "Message",
+    answers.Delivery: "Delivery",
+    answers.DeliveryStanding: "Standing",
+    answers.PickedUp: "PickedUp",
+    answers.Stage: "Stage",
+}
+OPEN = {answers.MeshEvent}  # what else it says is in `extras`
+INNER = {
+    answers.AskManyChild: ("AskedMany", "children"),
+    answers.AskManyAnswer: ("Rollup", "children"),
+}
+OF_A_ROUTE = {
+    answers.AskPage: ("GET", "/asks/history"),
+    answers.MessagePage: ("GET", "/messages"),
+    answers.TracedMessage: ("GET", "/messages/{message_id}"),
+    answers.DeliveryPage: ("GET", "/deliveries"),
+    answers.PickUp: ("GET", "/deliveries/pending"),
+    answers.Trace: ("GET", "/traces/{trace_id}"),
+}
+
+
+def shape_of(record: type) -> dict[str, Any]:
+    shapes = openapi.document()["components"]["schemas"]
+    if record in RECORDS:
+        shape: dict[str, Any] = shapes[RECORDS[record]]
+    elif record in INNER:
+        name, field = INNER[record]
+        shape = shapes[name]["properties"][field]["items"]
+    else:
+        shape = TABLE[OF_A_ROUTE[record]].answer or {}
+    return shape
+
+
+def records() -> list[type]:
+    return [one for one in vars(answers).values() if dataclasses.is_dataclass(one) and isinstance(one, type)]
+
+
+@pytest.mark.parametrize("record", [one for one in records() if one not in OPEN], ids=lambda one: one.__name__)
+def test_each_record_has_the_fields_of_its_shape(record: type) -> None:
+    shape = shape_of(record)
+    fields = {one.name: one for one in dataclasses.fields(record)}
+    assert set(fields) == set(shape["properties"])
+    for name, hint in typing.get_type_hints(record).items():
+        kinds = shape["properties"][name].get("type", "object")
+        may_be_null = "null" in kinds or "anyOf" in shape["properties"][name] or name not in shape["required"]
+        if may_be_null and fields[name].default is None:
+            assert type(None) in typing.get_args(hint), name
+        if fields[name].default is fields[name].default_factory is dataclasses.MISSING:
+            assert name in shape["required"], f"{name} may be absent"
+            assert "null" not in kinds, f"{name} may be null"
