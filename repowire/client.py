@@ -1,8 +1,11 @@
 """RepowireClient: the daemon's routes as methods, one a route, for programs that do one thing after the other."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repowire.transport import DaemonAway, Json, Transport, given, parse_events, parse_url, quote
+
+if TYPE_CHECKING:
+    from repowire import shapes
 
 __all__ = ["DaemonAway", "RepowireClient", "parse_events", "parse_url", "quote"]
 
@@ -15,7 +18,7 @@ class RepowireClient(Transport):
     """
 
     # -- the daemon ----------------------------------------------------------
-    def health(self) -> Json:
+    def health(self) -> "shapes.Health":
         """How the daemon is; needs no token."""
         return self._object("GET", "/health")
 
@@ -23,11 +26,11 @@ class RepowireClient(Transport):
         """The daemon's routes, their fields and bounds as an OpenAPI 3.1 document."""
         return self._object("GET", "/openapi.json")
 
-    def shutdown(self) -> Json:
+    def shutdown(self) -> "shapes.Stopping":
         """Ask the daemon to drain and end."""
         return self._object("POST", "/shutdown", {})
 
-    def rotate_token(self) -> Json:
+    def rotate_token(self) -> "shapes.Rotated":
         """A new token in the home's file; live TCP sockets are cut."""
         return self._object("POST", "/auth/rotate", {})
 
@@ -40,50 +43,50 @@ class RepowireClient(Transport):
         backend: str | None = None,
         circle: str | None = None,
         **query: Any,
-    ) -> list[Json]:
+    ) -> "list[shapes.Peer]":
         """Everybody known; `status="online"` counts the busy in; query: limit, cursor."""
         query = {"status": status, "path": path, "backend": backend, "circle": circle, **query}
         return list(self._object("GET", "/peers", query=query)["peers"])
 
-    def get_peer(self, identifier: str, *, circle: str | None = None) -> Json:
+    def get_peer(self, identifier: str, *, circle: str | None = None) -> "shapes.Peer":
         """One peer by id or name."""
         return self._object("GET", f"/peers/{quote(identifier)}", query={"circle": circle})
 
-    def get_peer_by_pane(self, pane_id: str) -> Json:
+    def get_peer_by_pane(self, pane_id: str) -> "shapes.Peer":
         """The peer that holds a tmux pane, such as %42."""
         return self._object("GET", f"/peers/by-pane/{quote(pane_id)}")
 
-    def register_peer(self, name: str, **fields: Any) -> Json:
+    def register_peer(self, name: str, **fields: Any) -> "shapes.Registered":
         """Make or reclaim a peer; fields as in wire.md 1.2 (path, backend, circle, role, tmux_session, pane_id, …)."""
         return self._object("POST", "/peers", {"name": name, **given(fields)})
 
-    def unregister_peer(self, name: str, *, circle: str | None = None) -> Json:
+    def unregister_peer(self, name: str, *, circle: str | None = None) -> "shapes.Ok":
         """Remove a peer."""
         return self._object("DELETE", f"/peers/{quote(name)}", query={"circle": circle})
 
-    def mark_peer_offline(self, name: str, **fields: Any) -> Json:
+    def mark_peer_offline(self, name: str, **fields: Any) -> "shapes.WentOffline":
         """Say that a peer is gone; `terminal=True` retires it."""
         return self._object("POST", f"/peers/{quote(name)}/offline", given(fields))
 
-    def touch_peer(self, name: str, *, circle: str | None = None) -> Json:
+    def touch_peer(self, name: str, *, circle: str | None = None) -> "shapes.Ok":
         """It is alive."""
         return self._object("POST", f"/peers/{quote(name)}/touch", query={"circle": circle})
 
-    def set_description(self, name: str, description: str, *, circle: str | None = None) -> Json:
+    def set_description(self, name: str, description: str, *, circle: str | None = None) -> "shapes.Ok":
         """Say what a peer is at, in at most 2,000 characters."""
         body = {"description": description}
         return self._object("POST", f"/peers/{quote(name)}/description", body, query={"circle": circle})
 
-    def set_circle(self, peer_name: str, circle: str) -> Json:
+    def set_circle(self, peer_name: str, circle: str) -> "shapes.Ok":
         """Move a peer to another circle; an unknown one is no error."""
         return self._object("POST", "/peers/circle", {"peer_name": peer_name, "circle": circle})
 
-    def session_update(self, **fields: Any) -> Json:
+    def session_update(self, **fields: Any) -> "shapes.Ok":
         """Note status, turn_state, model or metadata of the peer that `peer_name` or `pane_id` names."""
         return self._object("POST", "/session/update", given(fields))
 
     # -- asks ----------------------------------------------------------------
-    def ask(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+    def ask(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> "shapes.Asked":
         """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments.
 
         The same key and ask again within 24 h opens no second one and says what became of the first.
@@ -91,12 +94,14 @@ class RepowireClient(Transport):
         body = {"to_peer": to_peer, "text": text, **given(fields)}
         return self._object("POST", "/ask", body, idempotency_key=idempotency_key)
 
-    def query(self, to_peer: str, text: str, *, timeout: float = 300.0, **fields: Any) -> Json:
+    def query(self, to_peer: str, text: str, *, timeout: float = 300.0, **fields: Any) -> "shapes.Queried":
         """Ask and wait for the reply, at most `timeout` seconds: `text`, or `error`; fields as in `ask`."""
         body = {"to_peer": to_peer, "text": text, "timeout": timeout, **given(fields)}
         return self._object("POST", "/query", body, timeout=self.timeout + timeout)
 
-    def ask_many(self, to_peers: list[str], text: str, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+    def ask_many(
+        self, to_peers: list[str], text: str, *, idempotency_key: str | None = None, **fields: Any
+    ) -> "shapes.AskedMany":
         """Ask 1 to 50 peers at once; fields: from_peer, circle, bypass_circle, if_offline, attachments, and
         timeout_seconds, how long the answers are waited for.
 
@@ -105,7 +110,7 @@ class RepowireClient(Transport):
         body = {"to_peers": to_peers, "text": text, **given(fields)}
         return self._object("POST", "/ask-many", body, idempotency_key=idempotency_key)
 
-    def ask_many_result(self, parent_id: str) -> Json:
+    def ask_many_result(self, parent_id: str) -> "shapes.Rollup":
         """The roll-up of an ask-many: `state` pending, partial or complete, and what each child answered."""
         return self._object("GET", f"/ask-many/{quote(parent_id)}")
 
@@ -116,23 +121,23 @@ class RepowireClient(Transport):
         message: str | None = None,
         attachments: list[Json] | None = None,
         from_peer: str | None = None,
-    ) -> Json:
+    ) -> "shapes.Acked":
         """Close an ask, with a reply or bare. The same again is no error."""
         fields = {"message": message, "attachments": attachments, "from_peer": from_peer}
         return self._object("POST", "/ack", {"correlation_id": correlation_id, **given(fields)})
 
-    def decline(self, correlation_id: str, reason: str) -> Json:
+    def decline(self, correlation_id: str, reason: str) -> "shapes.Acked":
         """Close an ask that will not be answered; the asker gets the reason. The same again is no error."""
         return self._object("POST", "/decline", {"correlation_id": correlation_id, "reason": reason})
 
-    def respond(self, pane_id: str, text: str, *, correlation_id: str | None = None) -> Json:
+    def respond(self, pane_id: str, text: str, *, correlation_id: str | None = None) -> "shapes.Acked":
         """Answer as the peer of a pane: the ask that is named, else the oldest open one (the legacy way)."""
         body = {"pane_id": pane_id, "text": text, **given({"correlation_id": correlation_id})}
         return self._object("POST", "/response", body)
 
     def wait_ask(
         self, correlation_id: str, *, peer_id: str | None = None, timeout_seconds: float | None = None
-    ) -> Json:
+    ) -> "shapes.Waited":
         """Wait once for the reply, at most as long as the daemon's cap allows: `status` is resolved or pending."""
         body = given({"peer_id": peer_id, "timeout_seconds": timeout_seconds})
         path = f"/asks/{quote(correlation_id)}/wait"
@@ -140,17 +145,19 @@ class RepowireClient(Transport):
 
     def pending_asks(
         self, *, peer_id: str | None = None, pane_id: str | None = None, direction: str | None = None, **query: Any
-    ) -> list[Json]:
+    ) -> "list[shapes.OpenAsk]":
         """Open asks of one peer, newest first: one of the two ids; direction: inbound, outbound, both; limit."""
         query = {"peer_id": peer_id, "pane_id": pane_id, "direction": direction, **query}
         return list(self._object("GET", "/asks/pending", query=query)["asks"])
 
-    def asks_history(self, **query: Any) -> Json:
+    def asks_history(self, **query: Any) -> "shapes.AskPage":
         """A page of asks, open and closed; query: peer_id, direction, state (open, closed, answered), limit, cursor."""
         return self._object("GET", "/asks/history", query=query)
 
     # -- messages and deliveries ---------------------------------------------
-    def notify(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+    def notify(
+        self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any
+    ) -> "shapes.Notified":
         """Tell a peer something that wants no answer; fields: from_peer, circle, bypass_circle, attachments.
 
         The same key and note again within 24 h sends no second one.
@@ -158,23 +165,23 @@ class RepowireClient(Transport):
         body = {"to_peer": to_peer, "text": text, **given(fields)}
         return self._object("POST", "/notify", body, idempotency_key=idempotency_key)
 
-    def broadcast(self, text: str, **fields: Any) -> Json:
+    def broadcast(self, text: str, **fields: Any) -> "shapes.Spread":
         """Tell all that are connected; fields: from_peer, exclude (names), bypass_circle. `sent_to` and `failed`."""
         return self._object("POST", "/broadcast", {"text": text, **given(fields)})
 
-    def messages(self, **query: Any) -> Json:
+    def messages(self, **query: Any) -> "shapes.MessagePage":
         """A page of all that was said; query: peer, circle, kind, state, since (ISO-8601), limit, cursor."""
         return self._object("GET", "/messages", query=query)
 
-    def message(self, message_id: str) -> Json:
+    def message(self, message_id: str) -> "shapes.TracedMessage":
         """One message, by its ask's or its delivery's id, with its trace."""
         return self._object("GET", f"/messages/{quote(message_id)}")
 
-    def delivery(self, delivery_id: str) -> Json:
+    def delivery(self, delivery_id: str) -> "shapes.Delivery":
         """One delivery and what is proven of it."""
         return self._object("GET", f"/deliveries/{quote(delivery_id)}")
 
-    def deliveries(self, *, dead: bool | None = None, **query: Any) -> Json:
+    def deliveries(self, *, dead: bool | None = None, **query: Any) -> "shapes.DeliveryPage":
         """A page of deliveries, newest first; `dead`: failed and expired ones; query: peer, state, limit, cursor."""
         return self._object("GET", "/deliveries", query={"dead": "true" if dead else None, **query})
 
@@ -185,7 +192,7 @@ class RepowireClient(Transport):
         pane_id: str | None = None,
         max_results: int | None = None,
         confirm: bool = True,
-    ) -> Json:
+    ) -> "shapes.PickUp":
         """Lease what waits for a peer: `deliveries`, and the `lease` with which `confirm` says that they were read.
 
         With `confirm=False` they are yours at once, and nobody will know whether they were read.
@@ -194,21 +201,21 @@ class RepowireClient(Transport):
         query = {"peer_id": peer_id, "pane_id": pane_id, "max_results": max_results, "confirm": said}
         return self._object("GET", "/deliveries/pending", query=query)
 
-    def confirm(self, lease: str, *, delivery_ids: list[str] | None = None, **fields: Any) -> Json:
+    def confirm(self, lease: str, *, delivery_ids: list[str] | None = None, **fields: Any) -> "shapes.Confirmed":
         """What was picked up stands before its reader; fields: status (injected, held, rejected, failed), detail."""
         body = {"lease": lease, **given({"delivery_ids": delivery_ids, **fields})}
         return self._object("POST", "/deliveries/confirm", body)
 
-    def retry_delivery(self, delivery_id: str) -> Json:
+    def retry_delivery(self, delivery_id: str) -> "shapes.Standing":
         """Put a dead delivery back into its mailbox."""
         return self._object("POST", f"/deliveries/{quote(delivery_id)}/retry", {})
 
-    def drop_delivery(self, delivery_id: str) -> Json:
+    def drop_delivery(self, delivery_id: str) -> "shapes.Standing":
         """Take a dead delivery off the list, or a waiting one out of its mailbox."""
         return self._object("DELETE", f"/deliveries/{quote(delivery_id)}")
 
     # -- traces and events ---------------------------------------------------
-    def trace(self, trace_id: str) -> Json:
+    def trace(self, trace_id: str) -> "shapes.Trace":
         """The stages of an ask or a message."""
         return self._object("GET", f"/traces/{quote(trace_id)}")
 
@@ -217,12 +224,12 @@ class RepowireClient(Transport):
         query = {"since": since, "limit": limit}
         return list(self.request("GET", "/events", query=query))
 
-    def ingest_chat_turn(self, peer: str, role: str, text: str, **fields: Any) -> Json:
+    def ingest_chat_turn(self, peer: str, role: str, text: str, **fields: Any) -> "shapes.Ok":
         """A runtime says a turn of its own; role: user or assistant; fields: peer_id, pane_id, session_id, turn_id,
         tool_calls."""
         return self._object("POST", "/events/chat", {"peer": peer, "role": role, "text": text, **given(fields)})
 
-    def ingest_chat_delta(self, peer: str, turn_id: str, chunk_index: int, **fields: Any) -> Json:
+    def ingest_chat_delta(self, peer: str, turn_id: str, chunk_index: int, **fields: Any) -> "shapes.Ok":
         """A piece of a turn while it is made; fields: role, kind (text, tool_use), text, tool_call, is_final,
         session_id, peer_id, pane_id."""
         body = {"peer": peer, "turn_id": turn_id, "chunk_index": chunk_index, **given(fields)}

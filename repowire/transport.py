@@ -275,7 +275,8 @@ class Transport:
                 pass
         raise DaemonAway(f"the event stream of {self.where} ended", asked=True)
 
-    def _object(self, method: str, path: str, body: Any = None, **options: Any) -> Json:
+    def _object(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """The answer, which is an object; of which shape, the method says."""
         answer = self.request(method, path, body, **options)
         if not isinstance(answer, dict):
             raise DaemonAway(f"what answers at {self.where} is no repowire daemon", asked=True)

@@ -6,12 +6,12 @@ import re
 import typing
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from test_openapi import TABLE, described_fields
 
-from repowire import answers, openapi
+from repowire import answers, openapi, shapes
 from repowire.async_client import AsyncRepowireClient
 from repowire.client import RepowireClient
 from repowire.openapi.words import Route
@@ -227,3 +227,81 @@ def test_each_record_has_the_fields_of_its_shape(record: type) -> None:
         if fields[name].default is fields[name].default_factory is dataclasses.MISSING:
             assert name in shape["required"], f"{name} may be absent"
             assert "null" not in kinds, f"{name} may be null"
+
+
+# -- shapes --------------------------------------------------------------------
+
+
+def typed() -> list[Any]:
+    return [one for one in vars(shapes).values() if typing.is_typeddict(one)]
+
+
+def named_shape(schema: dict[str, Any]) -> dict[str, Any]:
+    found = schema.get("$ref", "").rpartition("/")[2]
+    return openapi.document()["components"]["schemas"][found] if found else schema
+
+
+def agrees(hint: Any, schema: dict[str, Any]) -> bool:
+    """Whether a type allows just what the schema does."""
+    given = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.NotRequired:
+        return agrees(given[0], schema)
+    if type(None) in given:
+        bare = typing.Union[tuple(one for one in given if one is not type(None))]  # noqa: UP007 - made, not written
+        if "anyOf" in schema:
+            return (
+                len(schema["anyOf"]) == 2 and {"type": "null"} in schema["anyOf"] and agrees(bare, schema["anyOf"][0])
+            )
+        kinds = schema.get("type")
+        inner = {**schema, "type": kinds[0] if isinstance(kinds, list) else None}
+        if "enum" in schema:
+            inner["enum"] = [one for one in schema["enum"] if one is not None]
+        return isinstance(kinds, list) and kinds[1:] == ["null"] and agrees(bare, inner)
+    schema = named_shape(schema)
+    if typing.get_origin(hint) is Literal:
+        return set(given) == set(schema.get("enum", ()))
+    if typing.get_origin(hint) is list:
+        return schema["type"] == "array" and agrees(given[0], schema["items"])
+    if typing.is_typeddict(hint):
+        required = set(schema.get("required", ()))
+        hints = typing.get_type_hints(hint)
+        return (
+            set(hints) == set(schema.get("properties", ()))
+            and hint.__required_keys__ == required
+            and all(agrees(one, schema["properties"][name]) for name, one in hints.items())
+        )
+    kinds = {str: "string", int: "integer", float: "number", bool: "boolean", shapes.Json: "object"}
+    return schema.get("type") == kinds[hint] and "enum" not in schema
+
+
+def test_a_planted_difference_between_a_type_and_a_schema_is_found() -> None:
+    ok = openapi.words.OK
+    assert agrees(shapes.Ok, ok)
+    assert not agrees(shapes.Rotated, ok)
+    assert not agrees(str, {"type": ["string", "null"]})
+    assert not agrees(str | None, {"type": "string"})
+    assert not agrees(str, {"type": "string", "enum": ["a"]})
+    assert not agrees(Literal["a", "b"], {"type": "string", "enum": ["a"]})
+    assert not agrees(int, {"type": "number"})
+
+
+@pytest.mark.parametrize("route", routes(), ids=lambda route: route.name)
+def test_each_answer_of_the_plain_client_is_declared_as_the_document_has_it(route: Route) -> None:
+    if route.name == "openapi":  # a document of its own
+        return
+    space = {**vars(shapes), "shapes": shapes, "Json": shapes.Json}
+    hint = typing.get_type_hints(getattr(RepowireClient, route.name), space)["return"]
+    answer = named_shape(route.answer or {})
+    if typing.get_origin(hint) is list and answer["type"] == "object":  # the list alone is handed on
+        inner = [one for one in answer["properties"].values() if one.get("type") == "array"]
+        assert len(inner) == 1
+        answer = inner[0]
+    if route.name == "events":
+        assert hint == list[shapes.Json]
+        return
+    assert agrees(hint, answer), f"{route.name}: {hint} is not {answer}"
+
+
+def test_no_shape_is_without_use() -> None:
+    source = inspect.getsource(shapes) + inspect.getsource(inspect.getmodule(RepowireClient))  # type: ignore[arg-type]
+    assert [one.__name__ for one in typed() if len(re.findall(rf"\b{one.__name__}\b", source)) < 2] == []

@@ -39,7 +39,8 @@ OUTSIDE = {
     "__main__": "cli hook_stdio",
     "hook_stdio": "",
     "transport": "config errors protocol",
-    "client": "transport",
+    "shapes": "",
+    "client": "shapes transport",
     "answers": "errors",
     "connection": "answers protocol",
     "async_client": "answers async_client config connection errors protocol",
@@ -47,7 +48,7 @@ OUTSIDE = {
     "gates": "agents clock procs tmux",
     "journal": "",
     "ws_hook": "agents async_client clock config gates journal procs protocol tmux",
-    "cli": "client async_client config errors protocol clock agents cli daemon mcp_stdio ws_hook",
+    "cli": "client shapes async_client config errors protocol clock agents cli daemon mcp_stdio ws_hook",
 }
 
 # Edges that exist once, so that a foreign tool's quirks live in one file. What SQLite's own words for a connection, a

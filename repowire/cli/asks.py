@@ -3,11 +3,15 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from repowire.cli import command as c
 from repowire.client import DaemonAway, RepowireClient
 from repowire.protocol import HUMAN
+
+if TYPE_CHECKING:
+    from repowire import shapes
 
 WAIT_SECONDS = 300.0  # what a bare --wait waits
 ROUND_SECONDS = 45.0  # one call's share of it, below the daemon's own cap
@@ -96,7 +100,7 @@ def said(words: str) -> str:
     return text
 
 
-def to_whom(opened: c.Json, named: str) -> str:
+def to_whom(opened: Mapping[str, object], named: str) -> str:
     return c.clean(opened.get("to_peer") or opened.get("to_peer_name") or named)
 
 
@@ -156,7 +160,7 @@ def told_once(correlation_id: str) -> Callable[[], None]:
 
 def wait_through(
     daemon: RepowireClient, correlation_id: str, timeout: float, progress: Callable[[], None] | None, *, met: bool
-) -> c.Json:
+) -> "shapes.Waited":
     """Wait call by call until resolved or `timeout`; the first call is short where somebody wants progress."""
     start = time.monotonic()
     lost_at: float | None = None
@@ -281,7 +285,7 @@ def asks(args: argparse.Namespace) -> int:
     return c.OK
 
 
-def _row(ask: c.Json) -> list[object]:
+def _row(ask: "shapes.Ask") -> list[object]:
     state = ask.get("close_reason") or ask.get("state")
     if ask.get("state") == "open":
         state = ask.get("delivery_state") or "open"

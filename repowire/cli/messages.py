@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from repowire.cli import asks
 from repowire.cli import command as c
 from repowire.client import RepowireClient
 from repowire.protocol import HUMAN
+
+if TYPE_CHECKING:
+    from repowire import shapes
 
 INBOX_MOST = 1000
 QUERY_SECONDS = 300.0
@@ -100,11 +104,12 @@ def query(args: argparse.Namespace) -> int:
         got = daemon.query(args.to, text, timeout=args.timeout, **asks.fields_of(args))
     if args.json:
         c.put(c.to_json(got))
-    if got.get("error"):
-        c.note(f"repowire: {c.clean(got['error'])}")
-        return c.PENDING if got.get("correlation_id") and "stays open" in got["error"] else c.FAILED
+    if error := got.get("error"):
+        c.note(f"repowire: {c.clean(error)}")
+        return c.PENDING if got.get("correlation_id") and "stays open" in error else c.FAILED
     if not args.json:
-        c.put(c.clean(got["text"], lines=True) if c.on_terminal() else got["text"])
+        text = got["text"] or ""
+        c.put(c.clean(text, lines=True) if c.on_terminal() else text)
     return c.OK
 
 
@@ -141,7 +146,7 @@ def inbox(args: argparse.Namespace) -> int:
     return c.OK
 
 
-def _put_mail(one: c.Json) -> None:
+def _put_mail(one: "shapes.PickedUp") -> None:
     cid = one.get("correlation_id")
     answer = f" · answer with: repowire ack {c.clean(cid)} -m …" if cid else ""
     head = f"@{c.clean(one['from_peer'])} · {c.clean(one['kind'])} · {c.local(one['created_at'])}{answer}"

@@ -1,0 +1,352 @@
+"""What the daemon's answers are to `RepowireClient`: JSON objects, with the fields that the document gives them.
+
+For type checkers alone; nothing imports this when it runs. Moments are ISO-8601 in UTC, durations seconds.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Json = dict[str, Any]
+Backend = Literal["claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http"]
+Role = Literal["agent", "service", "orchestrator", "human"]
+TurnState = Literal["idle", "working", "awaiting_input", "pending_first_turn"]
+State = Literal["queued", "leased", "held", "handed", "seen", "answered", "failed", "expired", "unknown"]
+
+
+# -- the daemon and its peers ----------------------------------------------------
+class Channel(TypedDict):
+    status: str
+    configured: bool
+    runtime_available: bool
+    stop_hook_fallback: bool
+    last_error: str | None
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
+    version: str
+    relay_mode: bool
+    channel: Channel
+    acp_broker: Json
+    degraded: list[str]
+
+
+class Stopping(TypedDict):
+    status: Literal["shutting_down"]
+
+
+class Rotated(TypedDict):
+    ok: bool
+    token_file: str
+
+
+class Ok(TypedDict):
+    ok: bool
+
+
+class Peer(TypedDict):
+    peer_id: str
+    name: str
+    display_name: str
+    path: str | None
+    machine: str | None
+    tmux_session: str | None
+    backend: Backend
+    model: str | None
+    circle: str
+    role: Role
+    status: Literal["online", "busy", "offline"]
+    turn_state: TurnState | None
+    last_seen: str | None
+    metadata: Json
+    description: str
+    ws_connected: bool
+    hook_supports_receipts: bool
+    last_successful_injection_at: str | None
+    last_injection_failure_at: str | None
+    pending_ask_count: int
+    oldest_pending_age_seconds: float | None
+    pane_safe: bool | None
+    inbound_status: Literal["offline", "pane_unsafe", "no_hook", "legacy_unverified", "inbound_degraded", "online"]
+
+
+class BirthCertificate(TypedDict):
+    nonce: str
+    peer_id: str
+    display_name: str
+    backend: Backend
+    project_path: str
+    runtime_session_id: str | None
+    pane_id: str | None
+    agent_pid: int | None
+    parent_pid: int | None
+    metadata: Json
+    issued_at: str
+    expires_at: str
+
+
+class Registered(TypedDict):
+    ok: bool
+    peer_id: str
+    display_name: str
+    pane_assigned: bool
+    birth_certificate: BirthCertificate | None
+
+
+class WentOffline(TypedDict):
+    ok: bool
+    cancelled_queries: int
+
+
+# -- asks --------------------------------------------------------------------------
+class Asked(TypedDict):
+    correlation_id: str
+    error: str | None
+    to_peer: str
+    to_peer_id: str
+    delivery_id: str
+    delivery_state: Literal["queued", "delivered"]
+    delivered: bool
+    queued: bool
+    state: State
+
+
+class Acked(TypedDict):
+    ok: bool
+    delivery_state: NotRequired[Literal["queued", "delivered"]]
+    delivered: NotRequired[bool]
+    queued: NotRequired[bool]
+    state: NotRequired[State]
+
+
+class Waited(TypedDict):
+    correlation_id: str
+    status: Literal["resolved", "pending"]
+    reply: str | None
+    outcome: str | None
+    option_id: str | None
+    message: str | None
+    close_reason: str | None
+    responder: str | None
+    attachments: list[Json]
+
+
+class OpenAsk(TypedDict):
+    correlation_id: str
+    from_peer: str
+    to_peer: str
+    text: str
+    created_at: str
+    direction: Literal["inbound", "outbound"]
+
+
+class Ask(TypedDict):
+    correlation_id: str
+    from_peer: str
+    to_peer: str
+    from_peer_id: str | None
+    to_peer_id: str
+    text: str
+    reply_to: str | None
+    parent_id: str | None
+    created_at: str
+    state: Literal["open", "closed"]
+    closed_at: str | None
+    close_reason: str | None
+    reply: str | None
+    replied_by: str | None
+    delivery_state: State | None
+    delivery_reason: str | None
+
+
+class AskPage(TypedDict):
+    asks: list[Ask]
+    next: str | None
+
+
+class AskManyChild(TypedDict):
+    peer: str
+    correlation_id: str | None
+    delivered: bool
+    state: State | None
+    error: str | None
+
+
+class AskedMany(TypedDict):
+    parent_id: str
+    children: list[AskManyChild]
+
+
+class AskManyAnswer(TypedDict):
+    peer: str
+    peer_id: str | None
+    correlation_id: str | None
+    status: Literal["acked", "replied", "pending", "failed"]
+    reply: str | None
+    close_reason: str | None
+    error: str | None
+
+
+class Counts(TypedDict):
+    total: int
+    acked: int
+    replied: int
+    pending: int
+    failed: int
+
+
+class Rollup(TypedDict):
+    parent_id: str
+    from_peer: str
+    text: str
+    created_at: str
+    deadline: str
+    state: Literal["pending", "partial", "complete"]
+    timed_out: bool
+    rollup: Counts
+    children: list[AskManyAnswer]
+
+
+class Queried(TypedDict):
+    text: str | None
+    error: str | None
+    status: Literal["busy", "offline"] | None
+    correlation_id: NotRequired[str]
+
+
+# -- messages and deliveries ---------------------------------------------------------
+class Notified(TypedDict):
+    ok: bool
+    status: Literal["sent", "queued"]
+    delivery_state: Literal["queued", "delivered"]
+    delivered: bool
+    queued: bool
+    state: State
+    reason: Literal["transport_delivered", "queued_delivery"]
+    from_peer_id: str | None
+    from_peer_name: str
+    to_peer_id: str
+    to_peer_name: str
+    repowire_session_id: str | None
+    from_repowire_session_id: str | None
+    to_repowire_session_id: str | None
+    hook_delivery: Json | None
+    delivery_id: str
+
+
+class Failed(TypedDict):
+    peer: str
+    error: str
+
+
+class Copy(TypedDict):
+    peer_id: str
+    delivery_id: str
+    state: State
+
+
+class Spread(TypedDict):
+    ok: bool
+    sent_to: list[str]
+    failed: list[Failed]
+    broadcast_id: str
+    deliveries: list[Copy]
+
+
+class Stage(TypedDict):
+    seq: int
+    stage: str
+    status: Literal["ok", "fail"]
+    peer_id: str | None
+    from_peer_id: str | None
+    ts: str
+    detail: Json
+
+
+class Trace(TypedDict):
+    trace_id: str
+    kind: Literal["ask", "notify", "broadcast", "fanout"]
+    stages: list[Stage]
+
+
+class Message(TypedDict):
+    id: str
+    kind: Literal["ask", "notify", "broadcast", "reply"]
+    from_peer: str | None
+    from_peer_id: str | None
+    to_peer: str | None
+    to_peer_id: str
+    text: str | None
+    attachments: list[Json]
+    state: State
+    reason: str | None
+    created_at: str
+    delivery_id: str
+    trace_id: str
+    ask_state: NotRequired[Literal["open", "closed"]]
+    close_reason: NotRequired[str | None]
+    reply: NotRequired[str | None]
+
+
+class TracedMessage(Message):
+    trace: list[Stage]
+
+
+class MessagePage(TypedDict):
+    messages: list[Message]
+    next: str | None
+
+
+class Delivery(TypedDict):
+    delivery_id: str
+    kind: str
+    trace: str
+    from_peer: str | None
+    from_peer_id: str | None
+    to_peer: str | None
+    peer_id: str
+    state: State
+    reason: str | None
+    attempts: int
+    created_at: str
+    expires_at: str | None
+    leased_at: str | None
+    handed_at: str | None
+    seen_at: str | None
+    closed_at: str | None
+    text: str | None
+
+
+class DeliveryPage(TypedDict):
+    deliveries: list[Delivery]
+    next: str | None
+
+
+class Standing(TypedDict):
+    ok: bool
+    delivery_id: str
+    state: State
+    reason: str | None
+
+
+class PickedUp(TypedDict):
+    delivery_id: str
+    kind: str
+    from_peer: str | None
+    to_peer: str | None
+    text: str | None
+    created_at: str
+    expires_at: str | None
+    correlation_id: str | None
+    attachments: list[Json]
+    attempts: NotRequired[int]
+
+
+class PickUp(TypedDict):
+    deliveries: list[PickedUp]
+    lease: NotRequired[str | None]
+    lease_expires_at: NotRequired[str | None]
+
+
+class Confirmed(TypedDict):
+    ok: bool
+    confirmed: list[str]
