@@ -83,12 +83,16 @@ def schema_of(route: Route_, status: int, media: str) -> dict[str, Any] | None:
     """What the document says of such an answer; a status or a media type that it does not know fails."""
     method, path = route
     responses = openapi.document()["paths"][path][method.lower()]["responses"]
-    assert status >= 400 or str(status) in responses, f"{method} {path} may not answer {status}"
-    content = responses.get(str(status), responses["default"]).get("content")
+    assert str(status) in responses, f"{method} {path} may not answer {status}"
+    response = responses[str(status)]
+    if "$ref" in response:
+        response = openapi.document()["components"]["responses"][str(status)]
+    content = response.get("content")
     if content is None:
         return None
     assert media in content or "*/*" in content, f"{method} {path} may not answer {media}"
-    return content.get(media, {}).get("schema")
+    schema: dict[str, Any] | None = content.get(media, {}).get("schema")
+    return schema
 
 
 Fields = dict[Route_, set[str]]

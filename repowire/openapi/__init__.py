@@ -63,6 +63,7 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": shapes,
+            "responses": {str(status): _refused(words) for status, words in REFUSED.items()},
             "securitySchemes": {
                 "token": {
                     "type": "http",
@@ -103,15 +104,18 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 def _responses(route: Route) -> dict[str, Any]:
     schema = {} if route.answer is None else {"schema": route.answer}
     content = {} if route.status == 101 else {"content": {route.media: schema}}
-    said = {route.status: {"description": "as asked", **content}}
+    said: dict[int, Any] = {route.status: {"description": "as asked", **content}}
     if route.name == "post_mcp":
         said[202] = {"description": "taken; there is nothing to answer"}
-    refusal = {"content": {"application/json": {"schema": route.refused}}}
-    refused = {status: {"description": words, **refusal} for status, words in {**REFUSED, **route.refuses}.items()}
-    other = {
-        "default": {"description": "another refusal", "content": {"application/json": {"schema": shape("Refusal")}}}
-    }
-    return {str(status): response for status, response in {**said, **dict(sorted(refused.items()))}.items()} | other
+    plain = route.refused == shape("Refusal")
+    for status, words in sorted({**REFUSED, **route.refuses}.items()):
+        common = plain and status not in route.refuses
+        said[status] = {"$ref": f"#/components/responses/{status}"} if common else _refused(words, route.refused)
+    return {str(status): response for status, response in said.items()} | {"default": _refused("another refusal")}
+
+
+def _refused(words: str, schema: Schema | None = None) -> dict[str, Any]:
+    return {"description": words, "content": {"application/json": {"schema": schema or shape("Refusal")}}}
 
 
 # -- wire ----------------------------------------------------------------------
