@@ -19,7 +19,7 @@ help:
 	@echo "make demo     two scripted peers talk in a private tmux, over a private daemon"
 	@echo "make test     every test, the ones with real processes too (tests/live)"
 	@echo "make agents   fetch the real Claude Code for tests/live into .agents (make test does it too)"
-	@echo "make published  fetch the published client for tests/live into .agents (make test does it too)"
+	@echo "make published fetch the published client for tests/live into .agents (make test does it too)"
 	@echo "make check    ruff, the formatter and mypy --strict; changes nothing"
 	@echo "make format   sort imports and format"
 	@echo "make bench    compare with the floors of the load generator (MESHBENCH=path, see benchmarks/)"
