@@ -244,7 +244,7 @@ def _put(change: Change, delivery: Delivery) -> None:
         return
     if delivery.state == LEASED:
         change.after(partial(door.put, delivery))
-        if door.receipts:
+        if door.remembers or (door.receipts and delivery.kind != "broadcast"):  # published hooks receipt no broadcast
             door.in_flight[delivery.delivery_id] = delivery.trace
     else:
         door.clear = False  # at once: what comes in the same turn queues behind it
