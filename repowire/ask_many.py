@@ -20,6 +20,7 @@ from repowire.protocol import DEFAULT_CIRCLE, MAX_TEXT_CHARS
 CHILDREN_MOST = 50  # wire.md 1.4
 TIMEOUT_SECONDS, TIMEOUT_MOST_SECONDS = 300.0, 7 * 86_400.0
 KEPT_SECONDS = 24 * 3600.0  # after the last of its asks is gone
+ENDS_WELL = ("ack", "ack_with_msg", "answered", "reply_to")  # close reasons, wire.md 5.1; all others mean no answer
 
 # -- model and table -----------------------------------------------------------
 
@@ -134,10 +135,10 @@ def open_all(change: Change, mesh: Mesh, plan: Plan) -> tuple[Group, list[tuple[
 
 def status(child: Child, ask: Ask | None) -> str:
     """What became of one who was asked: acked, replied, pending or failed (wire.md 1.4)."""
-    if ask is None or ask.close_reason in ("declined", "expired", "send_failed", "evicted", "cancelled"):
-        return "failed"
-    if ask.closed_at is None:
+    if ask is not None and ask.closed_at is None:
         return "pending"
+    if ask is None or ask.close_reason not in ENDS_WELL:
+        return "failed"
     return "replied" if ask.reply is not None or ask.reply_attachments else "acked"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from conftest import TOKEN, FakeClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
-from repowire import asks, claims, config, daemon, deliveries, peers, replies
+from repowire import ask_many, asks, claims, config, daemon, deliveries, peers, replies
 from repowire.asks import Draft
 from repowire.claims import Claim
 from repowire.errors import Refusal
@@ -55,6 +55,7 @@ class LifeOfAsks(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.asked: dict[str, Asked] = {}
         self.seen: set[str] = set()
+        self.groups: dict[str, list[str]] = {}
         self.open()
         with self.mesh.change() as change:
             self.ids = {
@@ -94,6 +95,25 @@ class LifeOfAsks(RuleBasedStateMachine):
             first.closed = "reply_to"
         self.turn()
         return asked.correlation_id
+
+    @rule(target=cids, asker=st.sampled_from(["ann", "ben", "stranger"]))
+    def ask_many(self, asker):
+        """Everybody, one of them twice and one who does not exist; nobody may ask himself twice over either."""
+        plan = ask_many.Plan(Draft(asker, "", "ready?", keep_if_offline=True), ("ann", "ben", "nobody", "ben"), 60.0)
+        with self.mesh.change() as change:
+            group, opened = ask_many.open_all(change, self.mesh, plan)
+        children = [child for child, _ in opened]
+        assert [(child.peer, child.correlation_id is None) for child in children] == [
+            ("ann", False),
+            ("ben", False),
+            ("nobody", True),
+        ]
+        made = [child.correlation_id for child in children if child.correlation_id]
+        for child in children[:2]:
+            self.asked[child.correlation_id] = Asked(asker, child.peer, self.clock.now())
+        self.groups[group.parent_id] = made
+        self.turn()
+        return multiple(*made)
 
     @rule(cid=cids, text=REPLIES)
     def ack(self, cid, text):
@@ -140,8 +160,10 @@ class LifeOfAsks(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.clock.advance(seconds)
         replies.tick(self.mesh)
+        ask_many.tick(self.mesh)
         at = self.mesh.ledger.last
         replies.tick(self.mesh)
+        ask_many.tick(self.mesh)
         assert self.mesh.ledger.last == at, "a second tick has nothing to do"
         self.turn()
         now = self.clock.now()
@@ -238,6 +260,20 @@ class LifeOfAsks(RuleBasedStateMachine):
             else:
                 assert (found.close_reason, found.reply) == (one.closed, one.reply)
                 assert (found.closed_at is None) == (one.closed is None)
+
+    @invariant()
+    def a_roll_up_says_what_its_asks_say(self):
+        db = self.mesh.db.conn
+        words = {None: "pending", "ack": "acked", "ack_with_msg": "replied", "reply_to": "acked"}
+        for parent_id, made in self.groups.items():
+            models = [self.asked[cid] for cid in made]
+            if any(one.closed == "forgotten" for one in models):
+                assert all(one.closed for one in models), "forgotten while a sister is open"
+                continue
+            children = ask_many.children(db, parent_id)
+            got = [ask_many.status(child, asks.find(db, child.correlation_id)) for child in children[:2]]
+            assert got == [words.get(one.closed, "failed") for one in models]
+            assert ask_many.status(children[2], None) == "failed"
 
     @invariant()
     def the_lists_show_what_is_open(self):
