@@ -557,3 +557,11 @@ async def test_a_reader_that_left_leaves_no_listener(api):
         return not api.mesh.bus.heard("*")
 
     await until_async(left)
+
+
+async def test_traces_that_share_a_number_are_told_apart(api):
+    """The index goes by the digits of an id; an ask and a delivery may have the same ones."""
+    for trace in ("ask-00000000000a", "notif-delivery-00000000000a", "no digits at all", "no digits at ALL"):
+        api.mesh.announce("delivery.sent", delivery_id="d", trace=trace, verified=False)
+        got = await api.get(f"/traces/{trace}")
+        assert len(got["stages"]) == 1, trace
