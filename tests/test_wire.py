@@ -374,15 +374,15 @@ async def test_a_fault_of_ours_is_500_with_a_trace_that_the_log_has(api, monkeyp
     def fault(*_):
         raise KeyError("the secret of the store")
 
-    monkeypatch.setattr(peers, "listed", fault)
+    monkeypatch.setattr(peers, "resolve", fault)
     with caplog.at_level(logging.ERROR, logger="repowire"):
-        got = await api.request("GET", "/peers", query={"path": "/a"})
+        got = await api.request("GET", "/peers/a", query={"circle": "b"})
     detail = got.json["detail"]
     assert (got.status, detail["error"]) == (500, "internal")
     assert detail["trace"] in detail["hint"]
     assert b"secret" not in got.body
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert record.getMessage() == f"{detail['trace']}: GET /peers failed"
+    assert record.getMessage() == f"{detail['trace']}: GET /peers/a failed"
     assert record.exc_info[0] is KeyError
     assert TOKEN not in caplog.text
     monkeypatch.undo()
