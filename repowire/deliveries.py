@@ -404,14 +404,14 @@ _SEEN = (
 )
 
 
-def unshown(db: Connection, peer_id: str) -> list[str]:
+def unshown(db: Connection, peer_id: str) -> list[Delivery]:
     """What a peer's channel or hook was given and its runtime never showed, in order. Reads the whole table."""
     rows = db.execute(
-        "SELECT delivery_id FROM deliveries WHERE peer_id = ? AND state IN ('handed', 'unknown')"
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('handed', 'unknown')"
         " AND (leased_by GLOB 'channel:*' OR leased_by GLOB 'hook:*') ORDER BY seq",
         (peer_id,),
     )
-    return [row[0] for row in rows]
+    return [Delivery(*row) for row in rows]
 
 
 def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
@@ -439,10 +439,12 @@ def revive(change: Change, delivery: Delivery, expires_at: float, most: int, rea
     return back.rowcount == 1
 
 
-def again(change: Change, delivery_id: str, reason: str, states: Sequence[str] = (HANDED, UNKNOWN)) -> None:
-    """Back into the mailbox: it is proved that the one who was given it is gone and never showed it."""
-    delivery = find(change.db, delivery_id)
-    if delivery is not None and _move(change, delivery, states, QUEUED, reason):
+def again(change: Change, given: Delivery, reason: str) -> None:
+    """Back into the mailbox: it is proved that the one who was given it then is gone and never showed it."""
+    delivery = find(change.db, given.delivery_id)
+    if delivery is None or (delivery.leased_by, delivery.leased_at) != (given.leased_by, given.leased_at):
+        return  # somebody else was given it meanwhile
+    if _move(change, delivery, (LEASED, HANDED, UNKNOWN), QUEUED, reason):
         say(change, "queued", delivery, reason)
         _mail(change, delivery.peer_id)
 

@@ -22,12 +22,13 @@ from repowire.deliveries import Delivery
 from repowire.errors import Refusal, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import LEASED, UNKNOWN, clean, render, shown
+from repowire.protocol import clean, render, shown
 from repowire.sessions import Session
 
 MAIL_MOST, MAIL_CHARS = 10, 20_000  # messages and characters that one Stop carries; the rest waits for the next
 TAIL_BYTES = 1 << 20  # of a transcript that is searched for what a hook carried
 LOOK_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # between two looks into a transcript
+LOOK_TURNS = 6  # beginnings and ends of turns after which what was not shown is not looked for any more
 HOOK_SECONDS = 3.0  # its script is gone after 2 s, whatever happens
 ROSTER_MOST = 10  # names told to a new session
 RECEIPT = "X-Repowire-Receipt"
@@ -222,18 +223,22 @@ class Carried:
 
     def __init__(self) -> None:
         self._tries: dict[str, int] = {}
-        self._given: set[str] = set()
+        self._given: dict[str, int] = {}  # how many more turns are worth a look
 
     def expect(self, mesh: Mesh, peer_id: str) -> None:
         """The transcript of this peer is about to show something."""
-        self._given.add(peer_id)
-        self._tries[peer_id] = len(LOOK_SECONDS)
-        mesh.bus.publish("hook.carried")
+        self._given[peer_id] = LOOK_TURNS
+        self._look_at(mesh, peer_id)
 
     def heard(self, mesh: Mesh, peer_id: str) -> None:
         """A turn of this peer began or ended: what it was given before may stand there now."""
-        if peer_id in self._given:
-            self.expect(mesh, peer_id)
+        if self._given.get(peer_id, 0) > 0:
+            self._given[peer_id] -= 1
+            self._look_at(mesh, peer_id)
+
+    def _look_at(self, mesh: Mesh, peer_id: str) -> None:
+        self._tries[peer_id] = len(LOOK_SECONDS)
+        mesh.bus.publish("hook.carried")
 
     async def run(self, mesh: Mesh) -> None:
         with mesh.bus.listen("hook.carried") as nudge:
@@ -243,7 +248,7 @@ class Carried:
                     left = self._tries[peer_id] - 1
                     waits = await mesh.db.read(partial(deliveries.unshown, peer_id=peer_id))
                     if not waits:
-                        self._given.discard(peer_id)
+                        self._given.pop(peer_id, None)
                     if left < 0 or not waits:
                         del self._tries[peer_id]
                     else:
@@ -269,17 +274,20 @@ async def look(mesh: Mesh, peer_id: str) -> None:
 async def settle_last_life(mesh: Mesh, peer_id: str, last: Session) -> None:
     """A peer came back in another process: what the one before was given and never showed goes to the new one.
 
-    The process is gone and its transcript lacks it, so nobody read it and nobody will. What a pane was given stays
-    `handed`: its ws-hook would not type it again.
+    The process is gone and its transcript lacks it, so nobody read it and nobody will. That tells of its last session
+    alone: what it was given before a /clear stays what it is. So does what a pane was given: its ws-hook would not type
+    it again.
     """
     given = await mesh.db.read(lambda db: deliveries.unshown(db, peer_id))
+    given += [one for one in deliveries.unprinted(mesh.db.conn, peer_id) if one not in given]
     if not given:
         return
     ids = set() if last.transcript is None else await asyncio.to_thread(transcripts.shown_in, Path(last.transcript))
     with mesh.change() as change:
         _seen(change, peer_id, ids, "transcript")
-        for delivery_id in given:
-            deliveries.again(change, delivery_id, "the session ended before it was shown")
+        for one in given:
+            if (one.leased_at or 0.0) >= last.bound_at:
+                deliveries.again(change, one, "the session ended before it was shown")
 
 
 async def take_back(mesh: Mesh, peer_id: str) -> None:
@@ -296,18 +304,13 @@ async def take_back(mesh: Mesh, peer_id: str) -> None:
     newest = await asyncio.to_thread(
         transcripts.newest_at, transcript
     )  # before its ids: what comes meanwhile is in both
-    late = [
-        one
-        for one in given
-        if one.leased_at is not None and session.bound_at <= one.leased_at < (newest or 0.0) - HOOK_SECONDS
-    ]
+    over = (newest or 0.0) - HOOK_SECONDS
+    late = [one for one in given if session.bound_at <= (one.leased_at or 0.0) < over]
     ids = await asyncio.to_thread(transcripts.shown_in, transcript) if late else set()
     with mesh.change() as change:
         _seen(change, peer_id, ids, "transcript")
         for one in late:
-            now = deliveries.find(change.db, one.delivery_id)
-            if now is not None and (now.leased_by, now.leased_at) == (one.leased_by, one.leased_at):
-                deliveries.again(change, one.delivery_id, "the hook gave up before it had it", (LEASED, UNKNOWN))
+            deliveries.again(change, one, "the hook gave up before it had it")
 
 
 # -- wire --------------------------------------------------------------------------------
@@ -334,7 +337,7 @@ async def post_hook(request: web.Request) -> web.StreamResponse:
         await settle_last_life(mesh, peer.peer_id, last)
     if said.stop_hook_active:
         request.app[CARRIED].expect(mesh, peer.peer_id)
-    elif event in ("Stop", "UserPromptSubmit"):
+    elif event in ("Stop", "UserPromptSubmit", "SessionEnd"):
         request.app[CARRIED].heard(mesh, peer.peer_id)
     if not answer.text:
         return web.Response()

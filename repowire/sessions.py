@@ -22,10 +22,13 @@ CREATE TABLE sessions (
     registry TEXT,                               -- the file in which the runtime says how it is
     tmux TEXT, server_pid INTEGER, server_started REAL,        -- the tmux server of its pane
     pane_id TEXT,
-    bound_at REAL NOT NULL                       -- unix seconds
+    bound_at REAL NOT NULL                       -- unix seconds; since then it is this session, in this place
 ) WITHOUT ROWID;
 """
 ]
+
+
+CHANGES_WITHIN = ("mode", "inbox", "inbox_token")  # while it stays the same session
 
 
 class Session(NamedTuple):
@@ -88,7 +91,8 @@ def bind(change: Change, peer_id: str, **facts: Any) -> bool:
     known = before._asdict() if before else {}
     if before and all(known[name] == fact for name, fact in facts.items()):
         return False
-    row = {**known, **facts, "peer_id": peer_id, "bound_at": change.now}
+    moved = before is None or any(known[name] != fact for name, fact in facts.items() if name not in CHANGES_WITHIN)
+    row = {**known, **facts, "peer_id": peer_id, "bound_at": change.now if moved else known["bound_at"]}
     change.db.execute(
         f"INSERT OR REPLACE INTO sessions ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})",
         tuple(row.values()),

@@ -65,6 +65,36 @@ async def test_what_no_hook_printed_goes_along_with_the_next_turn(session, clock
     assert [await session.state(one) for one in lost] == ["handed", "handed"]
 
 
+async def test_another_permission_mode_is_the_same_session(session, clock):
+    lost = await session.note("one")
+    await session.stop(printed=False)
+    clock.advance(HOOK_IS_OVER_SECONDS)
+    session.writes("the next prompt")
+    await session.hook("UserPromptSubmit", prompt="the next prompt", permission_mode="plan")
+    assert protocol.shown(await session.stop()) == [lost]
+
+
+async def test_the_session_that_comes_after_is_given_what_no_hook_printed(session, clock):
+    lost = await session.note("one")
+    await session.stop(printed=False)
+    clock.advance(1)
+    await session.hook("SessionEnd", reason="prompt_input_exit")
+    await session.hook("SessionStart", source="resume")
+    assert protocol.shown(await session.stop()) == [lost]
+
+
+async def test_but_not_what_a_session_before_that_was_given(session, clock):
+    old = await session.note("one")
+    session.writes(await session.stop())
+    clock.advance(1)
+    session.transcript = session.transcript.with_name("s-2.jsonl")
+    await session.hook("SessionStart", source="clear")
+    await session.hook("SessionEnd", reason="prompt_input_exit")
+    await session.hook("SessionStart", source="resume")
+    assert await session.stop() == ""
+    assert await session.state(old) in ("handed", "seen")
+
+
 async def test_also_when_its_lease_has_run_out(session, clock, api):
     lost = await session.note("one")
     await session.stop(printed=False)
