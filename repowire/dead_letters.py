@@ -29,8 +29,8 @@ BATCH = 500  # told in one change
 
 def _listed(
     db: Connection, peer_id: str | None, states: tuple[str, ...], *, dead: bool, most: int, before: int
-) -> list[Delivery]:
-    """Deliveries to a peer, or to all, newest first. Reads the table, so it is for the reading thread."""
+) -> list[tuple[int, dict[str, Any]]]:
+    """Deliveries to or from a peer, or all, newest first, with their seqs. Reads the table: for the reading thread."""
     words = ", ".join(f"'{state}'" for state in states)
     where = ["seq < :before", f"state IN ({words})"]
     if dead:
@@ -41,7 +41,7 @@ def _listed(
         f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most",
         {"before": before, "peer": peer_id, "most": most},
     )
-    return [Delivery(*row) for row in rows]
+    return [(row[0], deliveries.as_json(db, Delivery(*row))) for row in rows.fetchall()]
 
 
 # -- rules ---------------------------------------------------------------------
@@ -169,8 +169,8 @@ async def get_deliveries(request: web.Request) -> web.Response:
     )
     return wire.reply(
         {
-            "deliveries": [deliveries.as_json(one) for one in found[:most]],
-            "next": wire.next_cursor(found[most - 1].seq) if len(found) > most else None,
+            "deliveries": [one for _, one in found[:most]],
+            "next": wire.next_cursor(found[most - 1][0]) if len(found) > most else None,
         }
     )
 

@@ -6,19 +6,19 @@ what was sent and not receipted is `leased`, past its lease `unknown`, and what 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from sqlite3 import Connection, Row
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import wire
+from repowire import peers, wire
 from repowire.clock import new_id
 from repowire.doors import Door
 from repowire.errors import Refusal, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
-from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, LEASED, QUEUED, SEEN, UNKNOWN
+from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, HINT, LEASED, QUEUED, SEEN, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -586,7 +586,13 @@ def _next(mesh: Mesh, now: float, lease_seconds: float) -> float:
 # -- wire --------------------------------------------------------------------
 
 
-def as_json(delivery: Delivery) -> dict[str, Any]:
+def addressee(db: Connection, delivery: Delivery, frame: Mapping[str, Any]) -> str:
+    """The recipient's name, as the frame says it; a broadcast's frame names nobody."""
+    peer = None if "to_peer" in frame else peers.find(db, delivery.peer_id)
+    return peer.display_name if peer is not None else str(frame.get("to_peer", delivery.peer_id))
+
+
+def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
     """A delivery as GET /deliveries/{id} shows it."""
     frame = json.loads(delivery.frame)
     return {
@@ -595,7 +601,7 @@ def as_json(delivery: Delivery) -> dict[str, Any]:
         "trace": delivery.trace,
         "from_peer": frame.get("from_peer"),
         "from_peer_id": delivery.from_peer_id,
-        "to_peer": frame.get("to_peer"),
+        "to_peer": addressee(db, delivery, frame),
         "peer_id": delivery.peer_id,
         "state": delivery.state,
         "reason": delivery.reason,
@@ -604,7 +610,7 @@ def as_json(delivery: Delivery) -> dict[str, Any]:
             name: wire.moment(getattr(delivery, name))
             for name in ("created_at", "expires_at", "leased_at", "handed_at", "seen_at", "closed_at")
         },
-        "text": frame.get("text"),
+        "text": frame["text"].rpartition(HINT)[0] if delivery.kind == "ask" else frame.get("text"),
     }
 
 
@@ -621,7 +627,8 @@ def standing(delivery: Delivery) -> dict[str, Any]:
 
 async def get_delivery(request: web.Request) -> web.Response:
     note_receipts(request.app[MESH])
-    return wire.reply(as_json(load(request.app[MESH].db.conn, request.match_info["delivery_id"])))
+    db = request.app[MESH].db.conn
+    return wire.reply(as_json(db, load(db, request.match_info["delivery_id"])))
 
 
 ROUTES = [web.get("/deliveries/{delivery_id}", get_delivery)]

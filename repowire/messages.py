@@ -85,7 +85,7 @@ def as_message(db: Connection, delivery: Delivery) -> dict[str, Any]:
         "kind": kind,
         "from_peer": frame.get("from_peer"),
         "from_peer_id": delivery.from_peer_id,
-        "to_peer": frame.get("to_peer"),
+        "to_peer": deliveries.addressee(db, delivery, frame),
         "to_peer_id": delivery.peer_id,
         "text": frame.get("text"),
         "attachments": frame.get("attachments", []),

@@ -31,7 +31,7 @@ async def test_all_that_was_said_newest_first(both, said):
     got = (await both.get("/messages"))["messages"]
     assert [(one["kind"], one["from_peer"], one["to_peer"]) for one in got] == [
         ("ask", "human", "away"),
-        ("broadcast", "a", None),
+        ("broadcast", "a", "b"),
         ("notify", "a", "b"),
         ("reply", "b", "a"),
         ("ask", "a", "b"),

@@ -45,7 +45,7 @@ def deliveries(args: argparse.Namespace) -> int:
         [
             one["delivery_id"],
             one["from_peer"],
-            one["to_peer"] or "all",
+            one["to_peer"],
             one["state"],
             one["reason"],
             c.local(one["created_at"]),

@@ -193,7 +193,7 @@ def messages(args: argparse.Namespace) -> int:
             one["id"],
             one["kind"],
             one["from_peer"],
-            one["to_peer"] or "all",
+            one["to_peer"],
             one["state"],
             c.local(one["created_at"]),
             one["text"],
