@@ -113,14 +113,19 @@ def _same(change: Change, claim: Claim, circle: str, connected: bool) -> Peer | 
     """The identity that the newcomer proves to be its own, or None."""
     if claim.peer_id is not None and (peer := peers.find(change.db, claim.peer_id)) is not None:
         return peer if _proved(change, peer, claim) else None
+    named = None  # whose session it is in, by its own word: then that is who it is, or nobody
     if claim.session is not None:
-        peer = peers.by_session(change.db, claim.session, claim.backend)
+        named = peer = peers.by_session(change.db, claim.session, claim.backend)
         if peer is not None and (_same_pane(peer, claim) or not _lived_by_another(change, peer, claim)):
             return peer  # a live one is known by more than its session, which everybody can read
     for peer in peers.at_path(change.db, claim.backend, claim.path):
         if peer.retired_at is not None and claim.agent_started is None:
             continue  # its identity ended, and nothing shows a new life
-        if _same_pane(peer, claim) or _same_name(change, peer, claim, circle, connected):
+        if (
+            _same_pane(peer, claim)
+            or _same_name(change, peer, claim, circle, connected)
+            or (named is None and _back_in_pane(change, peer, claim, connected))
+        ):
             return peer
     return None
 
@@ -161,6 +166,17 @@ def _same_pane(peer: Peer, claim: Claim) -> bool:
         claim.pane_id is not None
         and (peer.pane_id, peer.agent_pid, peer.agent_started) == (claim.pane_id, claim.agent_pid, claim.agent_started)
         and claim.agent_started is not None
+    )
+
+
+def _back_in_pane(change: Change, peer: Peer, claim: Claim, connected: bool) -> bool:
+    """The next agent of its kind in the pane and folder of one that is gone (wire.md 16, row 8: pane proof)."""
+    return (
+        claim.pane_id is not None
+        and claim.pane_id in (peer.pane_id, peer.last_pane_id)
+        and claim.pane_server == peer.pane_server
+        and claim.path is not None
+        and not _held(change, peer, connected)
     )
 
 
@@ -215,6 +231,7 @@ def _refresh(change: Change, peer: Peer, claim: Claim) -> Peer:
         last_seen=change.now,
         retired_at=None,
         hidden_at=None,
+        ended_at=None,
     )
     if peer.retired_at is not None:
         presence.note(change, peer.peer_id, presence.IDENTITY, "current")

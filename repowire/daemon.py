@@ -44,6 +44,7 @@ from repowire import (
     roster,
     sessions,
     sockets,
+    succession,
     traces,
     wire,
 )
@@ -95,7 +96,7 @@ CONCERNS: list[ModuleType] = [
     sockets,
     traces,
 ]
-TICKS: list[ModuleType] = [lives, deliveries, replies, dead_letters, ask_many]
+TICKS: list[ModuleType] = [lives, deliveries, replies, succession, dead_letters, ask_many]
 TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people

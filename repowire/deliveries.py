@@ -18,6 +18,7 @@ from repowire.clock import new_id
 from repowire.doors import Door
 from repowire.errors import Refusal, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
+from repowire.peers import Peer
 from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, HINT, LEASED, QUEUED, SEEN, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -437,6 +438,25 @@ def revive(change: Change, delivery: Delivery, expires_at: float, most: int, rea
         say(change, "queued", delivery, reason)
         _mail(change, delivery.peer_id)
     return back.rowcount == 1
+
+
+def move(change: Change, peer_id: str, heir: Peer) -> int:
+    """What waits in one mailbox goes into another, in its old place; returns how many. See `succession`."""
+    rows = change.db.execute(
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq", (peer_id,)
+    ).fetchall()
+    for one in (Delivery(*row) for row in rows):
+        frame = json.loads(one.frame)
+        if frame.get("to_peer") is not None:
+            frame["to_peer"] = heir.display_name
+        change.db.execute(
+            "UPDATE deliveries SET peer_id = ?, frame = ?, state = 'queued', reason = 'handed_over' WHERE seq = ?",
+            (heir.peer_id, encode(frame), one.seq),
+        )
+        say(change, "queued", one._replace(peer_id=heir.peer_id), "handed_over")
+    if rows:
+        _mail(change, heir.peer_id)
+    return len(rows)
 
 
 def again(change: Change, given: Delivery, reason: str) -> None:

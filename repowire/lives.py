@@ -17,6 +17,7 @@ from repowire.peers import Peer
 from repowire.protocol import HUMAN, MAX_METADATA_BYTES, TURN_STATES
 
 MAX_DESCRIPTION_CHARS = 2_000
+HIDDEN_SECONDS = 30 * 24 * 3600.0  # how long the row of a hidden peer stays: as long as its traces do by default
 KEPT_METADATA_BYTES = 2 * MAX_METADATA_BYTES  # what the peer said, and what its socket and sessions added
 
 # -- rules -------------------------------------------------------------------
@@ -56,14 +57,16 @@ def touch(change: Change, peer_id: str) -> None:
 
 def retire(change: Change, peer: Peer, reason: str, source: str = "daemon") -> None:
     """The identity ended: offline, a tombstone for 72 h, its mail stays (wire.md 16, row 26)."""
-    change.db.execute("UPDATE peers SET retired_at = ?, pane_id = NULL WHERE peer_id = ?", (change.now, peer.peer_id))
+    peers.change_columns(change, peer.peer_id, retired_at=change.now)
+    peers.let_go_of_pane(change, peer.peer_id)
     note(change, peer, presence.IDENTITY, "retired", reason, source)
     change.record("peer.retired", peer_id=peer.peer_id, reason=reason)
 
 
-def hide(change: Change, peer: Peer, reason: str) -> None:
+def hide(change: Change, peer: Peer, reason: str, **columns: float) -> None:
     """No longer listed; asks and mail stay until they end."""
-    change.db.execute("UPDATE peers SET hidden_at = ?, pane_id = NULL WHERE peer_id = ?", (change.now, peer.peer_id))
+    peers.change_columns(change, peer.peer_id, hidden_at=change.now, **columns)
+    peers.let_go_of_pane(change, peer.peer_id)
     change.record("peer.unregistered", peer_id=peer.peer_id, name=peer.display_name, reason=reason)
 
 
@@ -129,6 +132,20 @@ def tick(mesh: Mesh) -> float:
     return 60.0
 
 
+def forget(mesh: Mesh) -> None:
+    """The rows of who was hidden long ago, and for whom nothing waits, go. Its traces keep its name."""
+    rows = mesh.db.conn.execute(
+        "SELECT peer_id FROM peers WHERE hidden_at <= ? AND role != 'human' LIMIT 500",
+        (mesh.clock.now() - HIDDEN_SECONDS,),
+    ).fetchall()
+    gone = [row[0] for row in rows if not peers.waiting(mesh.db.conn, row[0])]
+    if gone:
+        with mesh.change() as change:
+            for table in ("presence", "sessions", "certificates", "peers"):
+                change.db.executemany(f"DELETE FROM {table} WHERE peer_id = ?", [(peer_id,) for peer_id in gone])
+            change.record("peer.forgotten", peers=gone)
+
+
 def _reapable(db: Connection, peer: Peer, now: float, ttl: float) -> bool:
     """Offline for the whole time: proved by the newest evidence, not by silence alone."""
     known = presence.evidence(db, peer.peer_id)
@@ -156,7 +173,7 @@ def _unregister(mesh: Mesh, name: str, circle: str | None) -> None:
         if peer.hidden_at is not None:
             raise peers.unknown(change.db, name)
         say(change, peer, presence.OFFLINE, "unregistered")
-        hide(change, peer, "unregistered")
+        hide(change, peer, "unregistered", ended_at=change.now)  # what waited for it: `succession`
 
 
 async def post_offline(request: web.Request) -> web.Response:

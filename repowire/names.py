@@ -66,7 +66,7 @@ def displace(change: Change, owner: Peer, pane_id: str) -> None:
     for other in [Peer(*row) for row in rows]:
         if None not in (servers := (other.pane_server, owner.pane_server)) and servers[0] != servers[1]:
             continue
-        change.db.execute("UPDATE peers SET pane_id = NULL WHERE peer_id = ?", (other.peer_id,))
+        peers.let_go_of_pane(change, other.peer_id)
         change.record("peer.displaced", peer_id=other.peer_id, pane_id=pane_id, by=owner.peer_id)
         lives.say(change, other, presence.OFFLINE, "pane_displaced")
 

@@ -44,6 +44,12 @@ CREATE UNIQUE INDEX peers_by_seq ON peers (seq);
     """
 ALTER TABLE peers ADD COLUMN pane_server TEXT;                 -- the tmux server of pane_id: its socket, pid and start
 """,
+    """
+ALTER TABLE peers ADD COLUMN last_pane_id TEXT;                -- the pane it had before it lost it, on pane_server
+ALTER TABLE peers ADD COLUMN ended_at REAL;                    -- unregistered by hand: nothing waits for its return
+CREATE INDEX peers_ended ON peers (seq) WHERE retired_at IS NOT NULL OR hidden_at IS NOT NULL;
+CREATE INDEX peers_hidden ON peers (hidden_at) WHERE hidden_at IS NOT NULL;
+""",
 ]
 
 
@@ -75,6 +81,8 @@ class Peer(NamedTuple):
     retired_at: float | None
     hidden_at: float | None
     pane_server: str | None = None
+    last_pane_id: str | None = None
+    ended_at: float | None = None
 
     @property
     def details(self) -> dict[str, Any]:
@@ -239,6 +247,13 @@ def sender(change: Change, name: str, circle: str) -> Peer | None:
 def waiting(db: Connection, peer_id: str) -> bool:
     """Whether mail or asks wait for the peer, so that its name must not be given away. The view is of `asks.py`."""
     return db.execute("SELECT 1 FROM waits WHERE peer_id = ? LIMIT 1", (peer_id,)).fetchone() is not None
+
+
+def let_go_of_pane(change: Change, peer_id: str) -> None:
+    """It has no pane any more; which one it had is kept, since who comes back there is known by it."""
+    change.db.execute(
+        "UPDATE peers SET last_pane_id = coalesce(pane_id, last_pane_id), pane_id = NULL WHERE peer_id = ?", (peer_id,)
+    )
 
 
 def check_circle(sender: Peer | None, target: Peer, *, bypass: bool) -> None:

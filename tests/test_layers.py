@@ -26,7 +26,7 @@ RANKS = (
     "mailboxes",
     "asks pickups dead_letters channels",
     "replies reminders chats",
-    "sockets spawn jobs roster arrivals queries messages ask_many",
+    "sockets spawn jobs roster arrivals queries messages ask_many succession",
     "panes executors schedules acp",
     "hooks mcp doctor openapi",
     "daemon",

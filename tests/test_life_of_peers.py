@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from repowire import claims, config, daemon, deliveries, lives, names, peers, presence
+from repowire import claims, config, daemon, deliveries, lives, names, peers, presence, succession
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -46,6 +46,9 @@ class LifeOfPeers(RuleBasedStateMachine):
         self.owners: dict[str, Owner] = {}
         self.connected: set[str] = set()
         self.lives = 0
+        self.sent: list[str] = []
+        self.left: set[str] = set()  # who was retired once: its mail may have moved to who followed it
+        self.lapsed: set[str] = set()  # and whose tombstone passed
         self.open()
 
     def open(self) -> None:
@@ -102,7 +105,8 @@ class LifeOfPeers(RuleBasedStateMachine):
         before = dict(self.owners)
         live = {peer_id for peer_id in before if self.lives_as(peer_id, socket)}
         shown = {peer_id for peer_id in live if peers.load(self.mesh.db.conn, peer_id).hidden_at is None}
-        panes = {peer_id: peers.load(self.mesh.db.conn, peer_id).pane_id for peer_id in before}
+        rows = {peer_id: peers.load(self.mesh.db.conn, peer_id) for peer_id in before}
+        panes = {peer_id: {row.pane_id, row.last_pane_id} - {None} for peer_id, row in rows.items()}
         started = self.started(alive)
         said = Claim(
             name,
@@ -117,8 +121,10 @@ class LifeOfPeers(RuleBasedStateMachine):
         for peer_id in shown:
             assert peers.load(self.mesh.db.conn, peer_id).hidden_at is None, "a live peer lost its name"
         if peer.peer_id in before:
-            assert (before[peer.peer_id].path, panes[peer.peer_id], pane) == (path, None, None)
-            return self.owned(peer, certificate, self.owners[peer.peer_id])
+            assert before[peer.peer_id].path == path
+            assert pane in panes[peer.peer_id] or (pane is None and rows[peer.peer_id].pane_id is None)
+            mail = before[peer.peer_id].mail
+            return self.owned(peer, certificate, Owner(path, pane, started, mail=mail))
         return self.owned(peer, certificate, Owner(path, pane, started))
 
     @rule(peer_id=ids, path=PATHS, socket=st.booleans())
@@ -220,10 +226,20 @@ class LifeOfPeers(RuleBasedStateMachine):
             with self.mesh.change() as change:
                 names.set_circle(change, peer, circle)
 
-    @rule(seconds=st.sampled_from([1, 700]))
+    def note_who_ended(self):
+        for peer_id in self.owners:
+            peer = peers.load(self.mesh.db.conn, peer_id)
+            if peer.retired_at is not None:
+                self.left.add(peer_id)
+                if self.clock.now() - peer.retired_at >= peers.TOMBSTONE_SECONDS:
+                    self.lapsed.add(peer_id)
+
+    @rule(seconds=st.sampled_from([1, 700, peers.TOMBSTONE_SECONDS]))
     def reap(self, seconds):
         self.clock.advance(seconds)
         lives.tick(self.mesh)
+        self.note_who_ended()
+        succession.tick(self.mesh)
 
     @precondition(lambda self: self.owners)
     @rule()
@@ -240,6 +256,7 @@ class LifeOfPeers(RuleBasedStateMachine):
             frame = {"type": "notify", "text": "hi"}
             one = deliveries.queue(change, peer_id, frame, expires_at=change.now + 9e9, most=1000)
         self.owners[peer_id].mail.append(one.delivery_id)
+        self.sent.append(one.delivery_id)
 
     # -- what holds -----------------------------------------------------------
 
@@ -258,10 +275,23 @@ class LifeOfPeers(RuleBasedStateMachine):
         assert len(set(panes)) == len(panes)
 
     @invariant()
-    def every_message_waits_in_the_mailbox_it_was_sent_to(self):
+    def every_message_waits_where_it_was_sent_or_with_who_follows_or_failed(self):
+        db = self.mesh.db.conn
         for peer_id, owner in self.owners.items():
+            for delivery_id in owner.mail:
+                found = deliveries.load(db, delivery_id)
+                if found.state == "failed":
+                    assert peer_id in self.lapsed, "mail was dropped while its peer could come back"
+                else:
+                    assert found.state == "queued"
+                    assert found.peer_id == peer_id or peer_id in self.left
+
+    @invariant()
+    def every_mailbox_is_in_the_order_of_sending(self):
+        for peer_id in self.owners:
             query = "SELECT delivery_id FROM deliveries WHERE peer_id = ? AND state = 'queued' ORDER BY seq"
-            assert [row[0] for row in self.mesh.db.conn.execute(query, (peer_id,))] == owner.mail
+            found = [row[0] for row in self.mesh.db.conn.execute(query, (peer_id,))]
+            assert found == [one for one in self.sent if one in found]
 
     @invariant()
     def nobody_who_was_there_is_forgotten(self):

@@ -24,6 +24,7 @@ STAGES = [  # wire.md 6 and 16, row 15
     "held",
     "seen",
     "pending",
+    "handed_over",
     "acked",
     "closed",
     "answered",

@@ -132,7 +132,7 @@ ROUTES = [
         answer=shape("Peer"), refuses={404: "no peer holds it"},
     ),
     Route(
-        "DELETE", "/peers/{name}", "unregister_peer", "Remove a peer; what waits for it stays until it expires.",
+        "DELETE", "/peers/{name}", "unregister_peer", "Remove a peer for good; what waits moves on or ends.",
         query=CIRCLE, answer=OK, refuses={404: NO_PEER, 409: TWO_PEERS},
     ),
     Route(
