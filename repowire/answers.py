@@ -82,6 +82,18 @@ class ClientPeer:
 
 
 @dataclass(frozen=True)
+class OrchestratorStatus:
+    """GET /circles/{name}/orchestrator."""
+
+    circle: str
+    present: bool
+    peer_id: str | None = None
+    peer_name: str | None = None
+    last_seen: str | None = None
+    stale_after_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class RegisterPeerResult:
     """POST /peers."""
 

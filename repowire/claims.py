@@ -7,7 +7,7 @@ process, or, while nobody holds it, the same backend and path. Otherwise the new
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ from repowire import callers, certificates, lives, names, peers, presence, wire
 from repowire.errors import conflict, forbidden, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import BACKENDS, CIRCLE_SOURCES, DEFAULT_CIRCLE, HUMAN, ROLES, TURN_STATES, is_identifier
+from repowire.protocol import (
+    BACKENDS,
+    CIRCLE_SOURCES,
+    DEFAULT_CIRCLE,
+    HUMAN,
+    ORCHESTRATOR,
+    ROLES,
+    TURN_STATES,
+    is_identifier,
+)
 
 SESSION_KEYS = ("hook_session_id", "runtime_session_id", "session_id")  # where clients put the runtime's session id
 
@@ -74,8 +83,10 @@ def register(
     it was shown to be already. 409 `peer_retired` when it names an identity that ended and shows no live process.
     """
     circle = _circle(claim, circles)
-    names.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
     peer = proved or _same(change, claim, circle, connected)
+    granted = _granted(change, claim, peer)
+    assigned, claim = granted == claim, granted
+    names.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
     back = peer is not None
     at_work = peer is not None and _at_work(change, peer, claim)
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
@@ -98,7 +109,32 @@ def register(
         path=peer.path,
         pid=claim.agent_pid,
     )
-    return peer, True
+    return peer, assigned
+
+
+def _granted(change: Change, claim: Claim, peer: Peer | None) -> Claim:
+    """The claim, without its pane where a fresh orchestrator keeps that (wire.md 4, pane ownership).
+
+    409 `pane_held` for a child of the live agent in the pane: what an agent starts there is not the pane's agent.
+    """
+    if claim.pane_id is None:
+        return claim
+    for holder in peers.in_pane(change.db, claim.pane_id):
+        elsewhere = None not in (claim.pane_server, holder.pane_server) and claim.pane_server != holder.pane_server
+        if elsewhere or (peer is not None and peer.peer_id == holder.peer_id):
+            continue
+        there = lives.fresh(change.mesh, holder) or presence.reachable(change.db, holder.peer_id)
+        if there and holder.agent_pid is not None and holder.agent_pid == claim.parent_pid:
+            raise conflict(
+                "pane_held",
+                f"pane {claim.pane_id} is {holder.display_name}'s, which started you (pid {holder.agent_pid}):"
+                " register without a pane_id",
+                pane=claim.pane_id,
+                peer_id=holder.peer_id,
+            )
+        if holder.role == ORCHESTRATOR and lives.fresh(change.mesh, holder):
+            return replace(claim, pane_id=None, pane_server=None)
+    return claim
 
 
 def _circle(claim: Claim, circles: str) -> str:
@@ -279,7 +315,7 @@ def claim_of(mesh: Mesh, body: wire.Body, *, name: str) -> Claim:
         role=body.choice("role", ROLES, "agent") or "agent",
         circle=body.optional_identifier("circle"),
         circle_source=body.choice("circle_source", CIRCLE_SOURCES),
-        path=_path(path),
+        path=normal_path(path),
         machine=body.optional_text("machine", max_chars=255),
         tmux_session=body.optional_text("tmux_session", max_chars=255),
         pane_id=body.optional_text("pane_id", max_chars=64),
@@ -294,7 +330,8 @@ def claim_of(mesh: Mesh, body: wire.Body, *, name: str) -> Claim:
     )
 
 
-def _path(text: str | None) -> str | None:
+def normal_path(text: str | None) -> str | None:
+    """A path as we keep it."""
     if text and "\0" in text:
         raise invalid("path", "must not contain a NUL character")
     return os.path.normpath(text) if text else None

@@ -81,6 +81,23 @@ class RepowireClient(Transport):
         """Move a peer to another circle; an unknown one is no error."""
         return self._object("POST", "/peers/circle", {"peer_name": peer_name, "circle": circle})
 
+    def claim_role(self, role: str, peer_name: str, **fields: Any) -> "shapes.RoleClaimed":
+        """Make a peer the orchestrator of its circle; fields: circle (where to look), force (without effect)."""
+        return self._object("POST", "/peers/claim-role", {"role": role, "peer_name": peer_name, **given(fields)})
+
+    def orchestrator_status(self, circle: str) -> "shapes.Orchestrator":
+        """Who orchestrates a circle, if anybody does."""
+        return self._object("GET", f"/circles/{quote(circle)}/orchestrator")
+
+    def validate_identity(self, birth_certificate: Json, backend: str, **fields: Any) -> "shapes.Validated":
+        """Whether a certificate still proves who one is; fields: path, pane_id, agent_pid of the caller."""
+        body = {"birth_certificate": birth_certificate, "backend": backend, **given(fields)}
+        return self._object("POST", "/peers/identity/validate", body)
+
+    def prune_peers(self, *, dry_run: bool | None = None, circle: str | None = None) -> "shapes.Pruned":
+        """Take the offline peers off the list; what waits for them stays."""
+        return self._object("POST", "/peers/prune", given({"dry_run": dry_run, "circle": circle}))
+
     def session_update(self, **fields: Any) -> "shapes.Ok":
         """Note status, turn_state, model or metadata of the peer that `peer_name` or `pane_id` names."""
         return self._object("POST", "/session/update", given(fields))

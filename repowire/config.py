@@ -125,6 +125,7 @@ REMINDER_BUDGET = _whole(
     "What one turn's end may say of unanswered asks, less the mail it carries (never cut); 0 for no reminders.",
 )
 DESCRIPTION_TTL = _seconds(0, YEAR, "How long a peer's description of its work is shown; 0 for ever.")
+HEARTBEAT = _seconds(1, 3_600, "How often an orchestrator is to be heard of; after two of these its role can be taken.")
 REAP_TTL = _seconds(1, YEAR, "How long an offline peer stays in the list of peers.")
 MAX_SOCKETS = _whole("sockets", 1, 1_000_000, "How many WebSockets may be open at once.")
 LOG_LEVEL = _one_of(
@@ -159,6 +160,7 @@ class Daemon(NamedTuple):
     ask_ttl_seconds: Annotated[float, ASK_TTL] = 86_400
     reminder_budget_bytes: Annotated[int, REMINDER_BUDGET] = 2_000
     description_ttl_seconds: Annotated[float, DESCRIPTION_TTL] = 900
+    heartbeat_interval_seconds: Annotated[float, HEARTBEAT] = 30
     peer_reap_ttl_seconds: Annotated[float, REAP_TTL] = 600
     max_sockets: Annotated[int, MAX_SOCKETS] = 10_000
     log_level: Annotated[str, LOG_LEVEL] = "info"

@@ -20,6 +20,20 @@ MAX_DESCRIPTION_CHARS = 2_000
 HIDDEN_SECONDS = 30 * 24 * 3600.0  # how long the row of a hidden peer stays: as long as its traces do by default
 KEPT_METADATA_BYTES = 2 * MAX_METADATA_BYTES  # what the peer said, and what its socket and sessions added
 
+# -- queries -----------------------------------------------------------------
+
+
+def stale_after(mesh: Mesh) -> float:
+    """Seconds of silence after which a role or a pane is not kept for its holder: two heartbeats."""
+    return 2 * mesh.config.daemon.heartbeat_interval_seconds
+
+
+def fresh(mesh: Mesh, peer: Peer) -> bool:
+    """Whether it is online or busy, and was seen within `stale_after`."""
+    seen = mesh.clock.now() - peer.last_seen <= stale_after(mesh)
+    return seen and presence.of(mesh.db.conn, peer.peer_id) != presence.OFFLINE
+
+
 # -- rules -------------------------------------------------------------------
 
 
@@ -116,20 +130,25 @@ def tick(mesh: Mesh) -> float:
         if not mesh.procs.watch(pid, started):
             process_ended(mesh, pid, started)
     now, ttl = mesh.clock.now(), mesh.config.daemon.peer_reap_ttl_seconds
-    for peer in peers.listed(mesh.db.conn):
-        if now - peer.last_seen >= ttl and _reapable(mesh.db.conn, peer, now, ttl):
+    for peer in peers.unheard_of(mesh.db.conn, now - ttl):
+        if _reapable(mesh.db.conn, peer, now, ttl):
             with mesh.change() as change:
-                change.record(
-                    "peer.reaped",
-                    peer_id=peer.peer_id,
-                    display_name=peer.display_name,
-                    backend=peer.backend,
-                    path=peer.path,
-                    pane_id=peer.pane_id,
-                    reason="offline_ttl",
-                )
-                hide(change, peer, "offline_ttl")
+                reap(change, peer, "offline_ttl")
     return 60.0
+
+
+def reap(change: Change, peer: Peer, reason: str) -> None:
+    """Off the list: it was offline for long, or is to be cleared away. What waits for it stays."""
+    change.record(
+        "peer.reaped",
+        peer_id=peer.peer_id,
+        display_name=peer.display_name,
+        backend=peer.backend,
+        path=peer.path,
+        pane_id=peer.pane_id,
+        reason=reason,
+    )
+    hide(change, peer, reason)
 
 
 def forget(mesh: Mesh) -> None:
@@ -174,6 +193,36 @@ def _unregister(mesh: Mesh, name: str, circle: str | None) -> None:
             raise peers.unknown(change.db, name)
         say(change, peer, presence.OFFLINE, "unregistered")
         hide(change, peer, "unregistered", ended_at=change.now)  # what waited for it: `succession`
+
+
+async def post_prune(request: web.Request) -> web.Response:
+    """Who is offline goes off the list now, as it would after `daemon.peer_reap_ttl_seconds`."""
+    mesh = request.app[MESH]
+    body = await wire.read(request, empty_ok=True)
+    dry_run, circle = body.flag("dry_run"), body.optional_identifier("circle")
+    with mesh.change() as change:
+        found = [
+            peer
+            for peer in peers.listed(change.db)
+            if peer.role != HUMAN
+            and circle in (None, peer.circle)
+            and presence.of(change.db, peer.peer_id) == presence.OFFLINE
+        ]
+        pruned = [_pruned(change.db, peer) for peer in found]
+        for peer in found if not dry_run else ():
+            reap(change, peer, "pruned")
+    return wire.reply({"ok": True, "dry_run": dry_run, "pruned": pruned})
+
+
+def _pruned(db: Connection, peer: Peer) -> dict[str, Any]:
+    return {
+        "peer_id": peer.peer_id,
+        "display_name": peer.display_name,
+        "circle": peer.circle,
+        "path": peer.path,
+        "last_seen": wire.moment(peer.last_seen),
+        "waiting": peers.waiting(db, peer.peer_id),
+    }
 
 
 async def post_offline(request: web.Request) -> web.Response:
@@ -237,6 +286,7 @@ async def post_description(request: web.Request) -> web.Response:
 
 
 ROUTES = [
+    web.post("/peers/prune", post_prune),
     web.delete("/peers/{name}", delete_peer),
     web.post("/peer/unregister", post_unregister),
     web.post("/peers/{name}/offline", post_offline),

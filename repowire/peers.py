@@ -121,15 +121,48 @@ def listed(db: Connection) -> list[Peer]:
     return [Peer(*row) for row in db.execute("SELECT * FROM peers WHERE hidden_at IS NULL ORDER BY seq")]
 
 
+def unheard_of(db: Connection, since: float) -> list[Peer]:
+    """All that are shown and were not seen since that moment."""
+    rows = db.execute("SELECT * FROM peers WHERE hidden_at IS NULL AND last_seen <= ? ORDER BY seq", (since,))
+    return [Peer(*row) for row in rows]
+
+
 def named(db: Connection, name: str) -> list[Peer]:
     """All that are shown under a display name, oldest first."""
     rows = db.execute("SELECT * FROM peers WHERE display_name = ? AND hidden_at IS NULL ORDER BY seq", (name,))
     return [Peer(*row) for row in rows]
 
 
+def in_pane(db: Connection, pane_id: str) -> list[Peer]:
+    """All that hold a pane of that id; more than one where several tmux servers have one."""
+    rows = db.execute("SELECT * FROM peers WHERE pane_id = ? AND hidden_at IS NULL ORDER BY seq", (pane_id,))
+    return [Peer(*row) for row in rows]
+
+
 def by_pane(db: Connection, pane_id: str) -> Peer | None:
-    """The peer that holds a pane."""
-    return _peer(db.execute("SELECT * FROM peers WHERE pane_id = ? AND hidden_at IS NULL", (pane_id,)).fetchone())
+    """The peer that holds a pane: of several the live one; 409 when that could be several too."""
+    found = in_pane(db, pane_id)
+    if len(found) > 1:
+        found = [peer for peer in found if presence.of(db, peer.peer_id) != presence.OFFLINE] or found
+    if len(found) > 1:
+        raise conflict(
+            "ambiguous_pane",
+            f"{len(found)} tmux servers have a pane {pane_id}: use a peer_id",
+            pane=pane_id,
+            candidates=_candidates(found),
+        )
+    return found[0] if found else None
+
+
+def in_session(db: Connection, name: str, *, is_circle: bool) -> list[Peer]:
+    """All that live in a tmux session, known as `session` or `session:window`; `is_circle`: those of the circle too."""
+    rows = db.execute(
+        "SELECT * FROM peers WHERE hidden_at IS NULL AND (tmux_session = :name"
+        " OR substr(tmux_session, 1, length(:name) + 1) = :name || ':'"
+        " OR (:is_circle AND tmux_session IS NULL AND circle = :name)) ORDER BY seq",
+        {"name": name, "is_circle": is_circle},
+    )
+    return [Peer(*row) for row in rows]
 
 
 def by_session(db: Connection, session: str, backend: str) -> Peer | None:
@@ -188,9 +221,13 @@ def resolve(db: Connection, name: str, circle: str | None = None) -> Peer:
             "ambiguous_peer",
             f"{len(found)} peers are called {name!r}: use a peer_id, or name the circle",
             peer=name,
-            candidates=[{"peer_id": one.peer_id, "display_name": name, "circle": one.circle} for one in found],
+            candidates=_candidates(found),
         )
     return found[0]
+
+
+def _candidates(found: list[Peer]) -> list[dict[str, str]]:
+    return [{"peer_id": one.peer_id, "display_name": one.display_name, "circle": one.circle} for one in found]
 
 
 def unknown(db: Connection, name: str) -> Refusal:

@@ -16,6 +16,7 @@ CIRCLE_SOURCES = ("tmux", "spawn_hint", "fallback")
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DEFAULT_CIRCLE = "default"
+ORCHESTRATOR = "orchestrator"  # the one role of which a circle has one at most
 HUMAN = "human"  # the lasting peer of whoever sits at the machine (wire.md 16, row 29)
 
 MAX_TEXT_CHARS = 64_000
@@ -88,6 +89,7 @@ KINDS: dict[str, Kind] = {
     "peer.unregistered": Kind(),
     "peer.reaped": Kind("peer_reaped"),
     "peer.forgotten": Kind(),
+    "peer.role_claimed": Kind("role_claimed"),
     "presence.changed": Kind(),
     "session.bound": Kind(),
     "channel.opened": Kind(),

@@ -92,6 +92,54 @@ class Registered(TypedDict):
     birth_certificate: BirthCertificate | None
 
 
+class PreviousHolder(TypedDict):
+    peer_id: str
+    display_name: str
+    status: Literal["online", "busy", "offline"]
+    last_seen: str | None
+
+
+class RoleClaimed(TypedDict):
+    ok: bool
+    peer_id: str
+    peer_name: str
+    role: Role
+    circle: str
+    already_held: bool
+    previous_holders: list[PreviousHolder]
+
+
+class Orchestrator(TypedDict):
+    circle: str
+    present: bool
+    peer_id: str | None
+    peer_name: str | None
+    last_seen: str | None
+    stale_after_seconds: float
+
+
+class Validated(TypedDict):
+    ok: bool
+    peer_id: str
+    display_name: str
+    peer: Peer
+
+
+class PrunedPeer(TypedDict):
+    peer_id: str
+    display_name: str
+    circle: str
+    path: str | None
+    last_seen: str | None
+    waiting: bool
+
+
+class Pruned(TypedDict):
+    ok: bool
+    dry_run: bool
+    pruned: list[PrunedPeer]
+
+
 class WentOffline(TypedDict):
     ok: bool
     cancelled_queries: int

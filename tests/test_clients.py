@@ -26,6 +26,11 @@ ABSENT = {
     "post_hook": "hook_stdio.py speaks for an agent's hooks",
     "post_hook_receipt": "hook_stdio.py says it",
     "stream_hosted_panes": "ws_hook.py alone may hear it",
+    "pane_died": "the hooks of tmux say it",
+    "session_closed": "the hooks of tmux say it",
+    "session_renamed": "the hooks of tmux say it",
+    "window_renamed": "the hooks of tmux say it",
+    "client_detached": "the hooks of tmux say it",
     "post_mcp": "mcp_stdio.py carries it",
     "get_page": "a page",
     "get_dashboard": "a page",
@@ -50,6 +55,7 @@ PUBLISHED = {
     "set_description": "name description circle",
     "touch_peer": "name circle",
     "set_circle": "peer_name circle",
+    "orchestrator_status": "circle",
     "query": "to_peer text from_peer timeout bypass_circle circle",
     "ask": "to_peer text from_peer attachments reply_to bypass_circle circle",
     "ack": "correlation_id from_peer message attachments",
@@ -165,6 +171,7 @@ def test_the_published_methods_take_the_published_names(client: type) -> None:
 # The record of each shape, and what of it is only in one of the two: a list of records is checked by its own row
 RECORDS: dict[type, str] = {
     answers.Health: "Health",
+    answers.OrchestratorStatus: "Orchestrator",
     answers.ClientPeer: "Peer",
     answers.RegisterPeerResult: "Registered",
     answers.AskResult: "Asked",

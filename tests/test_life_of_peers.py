@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from repowire import claims, config, daemon, deliveries, lives, names, peers, presence, succession
+from repowire import certificates, claims, config, daemon, deliveries, lives, names, peers, presence, succession
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -160,8 +160,11 @@ class LifeOfPeers(RuleBasedStateMachine):
         owner = self.owners[peer_id]
         retired = peers.load(self.mesh.db.conn, peer_id).retired_at
         said = Claim("x", path=owner.path, peer_id=peer_id, certificate=owner.certificate)
+        db = self.mesh.db.conn
+        lapsed = certificates.holder(db, owner.certificate, self.clock.now() + 1) is None
+        refused = lapsed and presence.reachable(db, peer_id)  # where nobody holds it, the place is proof enough
         got = self.claim(said, connected=socket)
-        assert (got is None or got[0].peer_id != peer_id) == (retired is not None)
+        assert (got is None or got[0].peer_id != peer_id) == (retired is not None or refused)
         if got is not None and got[0].peer_id != peer_id:
             self.owned(*got, Owner(owner.path, None, None))
         elif got is not None:

@@ -286,6 +286,15 @@ async def see_the_messages(go: Tour, ben: Any) -> None:
     await go("GET", "/events", query={"limit": 0}, expect=422)
 
 
+LIFECYCLE = {
+    "pane-died": {"pane_id": "%9"},
+    "session-closed": {"session_name": "old"},
+    "session-renamed": {"new_name": "new", "pane_ids": ["%9"]},
+    "window-renamed": {"session_name": "main", "new_name": "build", "pane_ids": ["%9"]},
+    "client-detached": {"session_name": "main"},
+}
+
+
 async def see_the_peers(go: Tour) -> None:
     certificate = (await go("POST", "/peer/register", {"name": "cat"}))["birth_certificate"]
     await go("POST", "/peers", {"name": "cat", "birth_certificate": certificate, "turn_state": "idle"})
@@ -301,9 +310,20 @@ async def see_the_peers(go: Tour) -> None:
     await go("POST", "/peers/circle", {"peer_name": "cat", "circle": "night"})
     await go("POST", "/session/update", {"peer_name": "cat", "status": "busy", "model": "m", "metadata": {"a": 1}})
     await go("POST", "/session/update", {"peer_name": "cat"}, expect=400)
+    await go("POST", "/peers/claim-role", {"role": "orchestrator", "peer_name": "cat", "force": True})
+    await go("POST", "/peers/claim-role", {"role": "orchestrator", "peer_name": "nobody"}, expect=404)
+    await go("POST", "/peers/claim-role", {"role": "king", "peer_name": "cat"}, expect=400)
+    await go("GET", "/circles/{name}/orchestrator", name="night")
+    await go("GET", "/circles/{name}/orchestrator", name="noon")
+    shown = {"birth_certificate": certificate, "backend": "claude-code"}
+    await go("POST", "/peers/identity/validate", shown)
+    await go("POST", "/peers/identity/validate", {**shown, "backend": "pi"}, expect=409)
+    for event, said in LIFECYCLE.items():
+        await go("POST", f"/hooks/lifecycle/{event}", said)
     await go("GET", "/peers")
     await go("POST", "/peers/{name}/offline", {"reason": "left"}, name="cat")
     await go("POST", "/peers/{name}/offline", name="nobody")
+    await go("POST", "/peers/prune", {"dry_run": True})
     await go("POST", "/peer/unregister", {"name": "cat"})
     await go("DELETE", "/peers/{name}", name="cat", expect=404)
     await go("DELETE", "/peers/{name}", name="ann")

@@ -7,6 +7,7 @@ from repowire.answers import (
     ClientPeer,
     Health,
     Json,
+    OrchestratorStatus,
     RegisterPeerResult,
     given,
     made,
@@ -109,6 +110,26 @@ class Peers(Transport):
     async def set_circle(self, peer_name: str, circle: str) -> None:
         """Move a peer to another circle; an unknown one is no error."""
         await self.request("POST", "/peers/circle", {"peer_name": peer_name, "circle": circle})
+
+    async def claim_role(self, role: str, peer_name: str, **more: Any) -> Json:
+        """Make a peer the orchestrator of its circle; `more`: circle (where to look), force (without effect)."""
+        body = {"role": role, "peer_name": peer_name, **given(more)}
+        answer: Json = await self.request("POST", "/peers/claim-role", body)
+        return answer
+
+    async def orchestrator_status(self, circle: str) -> OrchestratorStatus:
+        """Who orchestrates a circle, if anybody does."""
+        return await self._made(OrchestratorStatus, "GET", f"/circles/{quote(circle, safe='')}/orchestrator")
+
+    async def validate_identity(self, birth_certificate: Json, backend: str, **more: Any) -> ClientPeer:
+        """The peer that a certificate still proves one to be; `more`: path, pane_id, agent_pid of the caller."""
+        body = {"birth_certificate": birth_certificate, "backend": backend, **given(more)}
+        return made(ClientPeer, (await self.request("POST", "/peers/identity/validate", body))["peer"])
+
+    async def prune_peers(self, *, dry_run: bool | None = None, circle: str | None = None) -> list[Json]:
+        """Take the offline peers off the list, and say which; what waits for them stays."""
+        body = given({"dry_run": dry_run, "circle": circle})
+        return list((await self.request("POST", "/peers/prune", body))["pruned"])
 
     async def session_update(self, **values: Any) -> None:
         """Note status, turn_state, model or metadata of the peer that `peer_name` or `pane_id` names."""

@@ -1,5 +1,6 @@
 """Peers and their sessions, in the words of the document."""
 
+from repowire.lifecycle import MOST_PANES
 from repowire.lives import MAX_DESCRIPTION_CHARS
 from repowire.openapi.words import (
     COUNT,
@@ -72,6 +73,40 @@ SHAPES: dict[str, Schema] = {
         issued_at=MOMENT,
         expires_at=MOMENT,
     ),
+    "Orchestrator": record(
+        circle=SHOWN,
+        present=FLAG,
+        peer_id=maybe(SHOWN),
+        peer_name=maybe(SHOWN),
+        last_seen=maybe(MOMENT),
+        stale_after_seconds=NUMBER,
+    ),
+    "RoleClaimed": record(
+        ok=FLAG,
+        peer_id=SHOWN,
+        peer_name=SHOWN,
+        role=word(*ROLES),
+        circle=SHOWN,
+        already_held=FLAG,
+        previous_holders=listed(
+            record(peer_id=SHOWN, display_name=SHOWN, status=word("online", "busy", "offline"), last_seen=maybe(MOMENT))
+        ),
+    ),
+    "Validated": record(ok=FLAG, peer_id=SHOWN, display_name=SHOWN, peer=shape("Peer")),
+    "Pruned": record(
+        ok=FLAG,
+        dry_run=FLAG,
+        pruned=listed(
+            record(
+                peer_id=SHOWN,
+                display_name=SHOWN,
+                circle=SHOWN,
+                path=maybe(SHOWN),
+                last_seen=maybe(MOMENT),
+                waiting=FLAG,
+            )
+        ),
+    ),
     "Registered": record(
         ok=FLAG,
         peer_id=SHOWN,
@@ -100,7 +135,13 @@ REGISTRATION = takes(
 )
 # proof that does not hold is no error: the newcomer is a new peer
 REGISTRATION["properties"]["birth_certificate"] = {"description": "the proof of having been `peer_id`"}
-RETIRED = {409: "`peer_id` ended, and no live process is named", 403: "an agent registers as the human"}
+RETIRED = {
+    409: "`peer_id` ended and no live process is named, or the pane is that of whoever started the caller",
+    403: "an agent registers as the human",
+}
+
+PANE_NEEDED = line(64, "a tmux pane, such as %42", least=1)
+PANES = listed(line(64, least=1), most=MOST_PANES, about="the panes of the session")
 
 ROUTES = [
     Route(
@@ -156,6 +197,63 @@ ROUTES = [
     Route(
         "POST", "/peers/circle", "set_circle", "Move a peer to another circle; an unknown one is no error.",
         takes({"peer_name": line(least=1), "circle": IDENTIFIER_TEXT}), answer=OK, refuses={409: TWO_PEERS},
+    ),
+    Route(
+        "POST", "/peers/claim-role", "claim_role", "Make a peer the orchestrator of its circle.",
+        takes(
+            {"role": line(64, "orchestrator", least=1), "peer_name": line(128, least=1)},
+            circle=IDENTIFIER_TEXT,
+            force={**FLAG, "description": "without effect: a stale holder needs none, a fresh one keeps the role"},
+        ),
+        answer=shape("RoleClaimed"),
+        refuses={
+            400: "another role cannot be claimed",
+            403: "an agent claims for another",
+            404: NO_PEER,
+            409: f"a fresh holder keeps it, the peer is gone, or {TWO_PEERS}",
+        },
+    ),
+    Route(
+        "GET", "/circles/{name}/orchestrator", "orchestrator_status", "Who orchestrates a circle, if anybody does.",
+        answer=shape("Orchestrator"),
+    ),
+    Route(
+        "POST", "/peers/identity/validate", "validate_identity", "Whether a birth certificate still proves who one is.",
+        takes(
+            {"birth_certificate": loose("as it was given out"), "backend": word(*BACKENDS)},
+            path=line(4096),
+            pane_id=PANE,
+            agent_pid=whole(1),
+        ),
+        answer=shape("Validated"),
+        refuses={
+            404: "the peer was forgotten",
+            409: "altered, expired, of another caller, or its identity ended",
+        },
+    ),
+    Route(
+        "POST", "/peers/prune", "prune_peers", "Take the offline peers off the list; what waits for them stays.",
+        takes(dry_run=FLAG, circle=IDENTIFIER_TEXT), body_needed=False, answer=shape("Pruned"),
+    ),
+    Route(
+        "POST", "/hooks/lifecycle/pane-died", "pane_died", "tmux: a pane is gone.",
+        takes({"pane_id": PANE_NEEDED}), answer=OK,
+    ),
+    Route(
+        "POST", "/hooks/lifecycle/session-closed", "session_closed", "tmux: a session is gone.",
+        takes({"session_name": line(64, least=1)}), answer=OK,
+    ),
+    Route(
+        "POST", "/hooks/lifecycle/session-renamed", "session_renamed", "tmux: a session has another name.",
+        takes({"new_name": line(64, least=1)}, pane_ids=PANES), answer=OK,
+    ),
+    Route(
+        "POST", "/hooks/lifecycle/window-renamed", "window_renamed", "tmux: a window has another name; without effect.",
+        takes({"session_name": line(64, least=1), "new_name": line(64, least=1)}, pane_ids=PANES), answer=OK,
+    ),
+    Route(
+        "POST", "/hooks/lifecycle/client-detached", "client_detached", "tmux: a client left; it is logged.",
+        takes({"session_name": line(64, least=1)}), answer=OK,
     ),
     Route(
         "POST", "/session/update", "session_update",
