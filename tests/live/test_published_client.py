@@ -19,7 +19,6 @@ SECONDS = 60.0
 
 # Whose routes are not ours yet: the published client must see a clean 404. A row goes when its route comes.
 NOT_YET = (
-    "orchestrator_status",
     "spawn_config",
     "spawn",
     "kill_peer",
@@ -54,12 +53,12 @@ RESULTS: dict[str, Any] = {
     "touch_peer": None,
     "set_circle": None,
     "orchestrator_status": {
-        "circle": "default",
-        "present": False,
-        "peer_id": None,
-        "peer_name": None,
-        "last_seen": None,
-        "stale_after_seconds": float,
+        "circle": "ops",
+        "present": True,
+        "peer_id": str,
+        "peer_name": "boss",
+        "last_seen": str,
+        "stale_after_seconds": 60,
     },
     "notify": None,
     "broadcast": {"ok": True, "sent_to": ["ben", "silent"], "failed": []},
