@@ -81,6 +81,10 @@ class RepowireClient(Transport):
         """Move a peer to another circle; an unknown one is no error."""
         return self._object("POST", "/peers/circle", {"peer_name": peer_name, "circle": circle})
 
+    def whoami(self) -> "shapes.Caller":
+        """Who calls, by the process that it descends from: an agent's peer, or the human."""
+        return self._object("GET", "/whoami")
+
     def claim_role(self, role: str, peer_name: str, **fields: Any) -> "shapes.RoleClaimed":
         """Make a peer the orchestrator of its circle; fields: circle (where to look), force (without effect)."""
         return self._object("POST", "/peers/claim-role", {"role": role, "peer_name": peer_name, **given(fields)})

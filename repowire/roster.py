@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, peers, presence, wire
+from repowire import asks, callers, peers, presence, wire
 from repowire.errors import invalid, not_found
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
 from repowire.presence import Evidence
-from repowire.protocol import BACKENDS, RECEIPTS
+from repowire.protocol import BACKENDS, HUMAN, RECEIPTS
 
 MOST = 100_000  # peers in one reply
 
@@ -258,7 +258,21 @@ async def get_by_pane(request: web.Request) -> web.Response:
     return _one(request, peer)
 
 
+async def get_whoami(request: web.Request) -> web.Response:
+    """Who calls, by the process that it descends from: an agent's peer, or the human."""
+    mesh = request.app[MESH]
+    peer = callers.calling(mesh, request)
+    if peer is None:
+        human = (one for one in peers.named(mesh.db.conn, HUMAN) if one.role == HUMAN)
+        kind, peer = "human", next(human, None)
+    else:
+        kind = "agent"
+    shown = request.app[ROSTER].of(peer).json(mesh.clock.now()) if peer is not None else b"null"
+    return wire.raw(b'{"kind": "%b", "peer": %b}' % (kind.encode(), shown))
+
+
 ROUTES = [
+    web.get("/whoami", get_whoami),
     web.get("/peers", get_peers),
     web.get("/peers/by-pane/{pane_id}", get_by_pane),
     web.get("/peers/{name}", get_peer),

@@ -92,6 +92,11 @@ class Registered(TypedDict):
     birth_certificate: BirthCertificate | None
 
 
+class Caller(TypedDict):
+    kind: Literal["agent", "human"]
+    peer: Peer | None
+
+
 class PreviousHolder(TypedDict):
     peer_id: str
     display_name: str

@@ -168,7 +168,13 @@ def test_alone_it_teaches_the_first_steps(cli: Cli, arguments: list[str]) -> Non
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("noun", [*NOUNS, "serve", "peer list", "peer describe", "peer register", "peer unregister"])
+PEER_VERBS = [
+    f"peer {verb}"
+    for verb in ["list", "describe", "register", "unregister", "whoami", "touch", "circle", "claim-role", "prune"]
+]
+
+
+@pytest.mark.parametrize("noun", [*NOUNS, "serve", *PEER_VERBS])
 def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> None:
     done = cli(*noun.split(), "--help")
     assert done.returncode == 0
@@ -245,8 +251,7 @@ def test_a_wrong_url_is_a_clear_line(cli: Cli) -> None:
 
 def test_the_page_of_the_command_line_names_every_command_and_option(cli: Cli) -> None:
     page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
-    verbs = ["peer list", "peer describe", "peer register", "peer unregister"]
-    for noun in [*NOUNS, *verbs]:
+    for noun in [*NOUNS, *PEER_VERBS]:
         assert f"repowire {noun}" in page
         for option in re.findall(r"--[a-z-]+", cli(*noun.split(), "--help").stdout):
             assert option in page, f"{noun} {option}"

@@ -34,3 +34,25 @@ async def test_prune_of_one_circle_leaves_the_others_and_the_human(api):
     assert [one["display_name"] for one in (await api.post("/peers/prune", circle="red"))["pruned"]] == ["ann"]
     await api.post("/peers/prune")
     assert await shown(api) == ["human"]
+
+
+async def test_a_description_lapses_by_its_own_clock_over_a_restart(new_mesh, new_api, clock, tmp_path):
+    first = new_mesh(tmp_path / "home", clock)
+    api = await new_api(first)
+    await api.post("/peers", name="ann", path="/src/ann")
+    await api.post("/peers/ann/description", description="on the parser")
+    clock.advance(600)
+    first.close()
+    api = await new_api(new_mesh(tmp_path / "home", clock))
+    assert (await api.get("/peers/ann"))["description"] == "on the parser"
+    clock.advance(301)
+    assert (await api.get("/peers/ann"))["description"] == ""
+
+
+async def test_a_lifetime_of_zero_keeps_descriptions(api, clock):
+    daemon = api.mesh.config.daemon._replace(description_ttl_seconds=0)
+    api.mesh.config = api.mesh.config._replace(daemon=daemon)
+    await api.post("/peers", name="ann", path="/src/ann")
+    await api.post("/peers/ann/description", description="on the parser")
+    clock.advance(10 * 365 * 86_400)
+    assert (await api.get("/peers/ann"))["description"] == "on the parser"

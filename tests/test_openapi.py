@@ -301,6 +301,7 @@ async def see_the_peers(go: Tour) -> None:
     await go("POST", "/peers", {"name": "a b"}, expect=422)
     await go("GET", "/peers", query={"status": "online", "backend": "claude-code", "circle": "*"})
     await go("GET", "/peers", query={"path": "/src/ann", "limit": 1})
+    await go("GET", "/whoami")
     await go("GET", "/peers/{name}", name="ben")
     await go("GET", "/peers/{name}", name="bne", expect=404)
     await go("GET", "/peers/by-pane/{pane_id}", pane_id="%7")

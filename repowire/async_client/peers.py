@@ -111,6 +111,11 @@ class Peers(Transport):
         """Move a peer to another circle; an unknown one is no error."""
         await self.request("POST", "/peers/circle", {"peer_name": peer_name, "circle": circle})
 
+    async def whoami(self) -> Json:
+        """Who calls: `kind` is agent or human, `peer` the PeerInfo or None."""
+        answer: Json = await self.request("GET", "/whoami")
+        return answer
+
     async def claim_role(self, role: str, peer_name: str, **more: Any) -> Json:
         """Make a peer the orchestrator of its circle; `more`: circle (where to look), force (without effect)."""
         body = {"role": role, "peer_name": peer_name, **given(more)}

@@ -73,6 +73,7 @@ SHAPES: dict[str, Schema] = {
         issued_at=MOMENT,
         expires_at=MOMENT,
     ),
+    "Caller": record(kind=word("agent", "human"), peer=maybe(shape("Peer"))),
     "Orchestrator": record(
         circle=SHOWN,
         present=FLAG,
@@ -164,6 +165,7 @@ ROUTES = [
         },
         answer=record({"next": NEXT}, peers=listed(shape("Peer"))),
     ),
+    Route("GET", "/whoami", "whoami", "Who calls: an agent's peer, or the human.", answer=shape("Caller")),
     Route(
         "GET", "/peers/{name}", "get_peer", "One peer, by id or name.",
         query=CIRCLE, answer=shape("Peer"), refuses={404: NO_PEER, 409: TWO_PEERS},
