@@ -16,13 +16,15 @@ from repowire.doors import Door
 from repowire.errors import Refusal
 from repowire.mesh import Mesh
 from repowire.peers import Peer
-from repowire.protocol import render
+from repowire.protocol import QUEUED, render
 from repowire.sessions import Session
 
 log = logging.getLogger("repowire")
 
 CONNECT_SECONDS = 2.0
 LOOK_FIRST_SECONDS, LOOK_MOST_SECONDS = 1.0, 10.0  # wire.md 16, row 15
+RECEIVER_POLICY = "receiver_policy"  # the runtime would show it to its user alone, or drop it
+YEAR_SECONDS = 366 * 86_400.0
 WAKES = ("session.bound", "peer.registered", "peer.returned", "peer.retired", "peer.unregistered", "peer.reaped")
 
 ROUTES = ()
@@ -33,21 +35,24 @@ ROUTES = ()
 def inbox_of(mesh: Mesh, peer: Peer) -> Session | None:
     """The session with the inbox that takes the peer's messages, if that is its way.
 
-    Without permission prompts the runtime shows each inbox message to its user first, and denies it by default; its
-    pane is the better way then, where it has one.
+    By its user's settings, or without permission prompts, the runtime may keep messages from its model; its pane is
+    the better way then, where it has one.
     """
     session = sessions.find(mesh.db.conn, peer.peer_id)
     if not mesh.config.delivery.inbox or session is None or session.inbox is None:
         return None
     if peer.retired_at is not None or peer.hidden_at is not None or peer.agent_started is None:
         return None
-    if session.mode == claude.BYPASS and peer.pane_id is not None:
+    if peer.pane_id is not None and not claude.takes_messages(session.mode, session.inbound):
         return None
     return session
 
 
 async def why_held(mesh: Mesh, session: Session) -> str | None:
-    """Why nothing may be put in front of the agent now: the runtime's own word, or else its hooks'."""
+    """Why nothing may be put in front of the agent now: its user's settings, the runtime's own word, or its hooks'."""
+    session = sessions.find(mesh.db.conn, session.peer_id) or session
+    if not claude.takes_messages(session.mode, session.inbound):
+        return RECEIVER_POLICY
     status = await asyncio.to_thread(_asks_its_user, session.registry)
     if status is None:
         known = presence.evidence(mesh.db.conn, session.peer_id).get(presence.DIALOG)
@@ -137,6 +142,8 @@ class Channel:
     def _hold(self, delivery: Delivery, reason: str) -> None:
         with self.mesh.change() as change:
             deliveries.receipt(change, delivery.delivery_id, "held", reason, peer_id=self.peer_id)
+        if reason == RECEIVER_POLICY:
+            self.door.retry_at = self.mesh.clock.now() + YEAR_SECONDS  # trying does not change it; `_look` will tell
         self._held.set()
 
     async def _look(self) -> None:
@@ -146,10 +153,20 @@ class Channel:
             await self._held.wait()
             seconds = LOOK_FIRST_SECONDS
             with mesh.bus.listen(self.peer_id) as nudge:
-                while await why_held(mesh, self.session) is not None:
-                    if not await nudge.wait(seconds):
+                while (reason := await why_held(mesh, self.session)) is not None:
+                    if reason == RECEIVER_POLICY:
+                        await nudge.wait(60.0)  # it changes with an event of the session alone
+                        self._say_of_the_next()
+                    elif not await nudge.wait(seconds):
                         seconds = min(2 * seconds, LOOK_MOST_SECONDS)
             self._held.clear()
+            self.door.retry_at = 0.0
+            self.door.mail()
+
+    def _say_of_the_next(self) -> None:
+        """A message that came to the head of the mailbox meanwhile is to be held too, with the reason."""
+        first = deliveries.first(self.mesh.db.conn, self.peer_id)
+        if first is not None and first.state == QUEUED:
             self.door.retry_at = 0.0
             self.door.mail()
 

@@ -121,6 +121,14 @@ def depth(db: Connection, peer_id: str) -> int:
     return int(rows.fetchone()[0])
 
 
+def first(db: Connection, peer_id: str) -> Delivery | None:
+    """The head of a mailbox."""
+    rows = db.execute(
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq LIMIT 1", (peer_id,)
+    )
+    return _delivery(rows.fetchone())
+
+
 # -- rules -------------------------------------------------------------------
 
 

@@ -24,11 +24,14 @@ CREATE TABLE sessions (
     pane_id TEXT,
     bound_at REAL NOT NULL                       -- unix seconds; since then it is this session, in this place
 ) WITHOUT ROWID;
-"""
+""",
+    """
+ALTER TABLE sessions ADD COLUMN inbound TEXT;    -- what its user's settings do with messages that come into the inbox
+""",
 ]
 
 
-CHANGES_WITHIN = ("mode", "inbox", "inbox_token")  # while it stays the same session
+CHANGES_WITHIN = ("mode", "inbox", "inbox_token", "inbound")  # while it stays the same session
 
 
 class Session(NamedTuple):
@@ -46,6 +49,7 @@ class Session(NamedTuple):
     server_started: float | None
     pane_id: str | None
     bound_at: float
+    inbound: str | None = None
 
 
 def server_name(tmux: str | None, pid: int | None, started: float | None) -> str | None:

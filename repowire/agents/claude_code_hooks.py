@@ -78,6 +78,33 @@ def registry(transcript: str | None, pid: int | None) -> str | None:
     return os.path.join(folder, "sessions", f"{pid}.json") if folder and pid else None
 
 
+def settings_files(transcript: str | None, cwd: str | None) -> list[str]:
+    """The settings that a session goes by, its user's first, then its project's. Others (--settings) are not known."""
+    folder = config_dir(transcript)
+    project = [os.path.join(cwd, ".claude", name) for name in ("settings.json", "settings.local.json")] if cwd else []
+    return [os.path.join(folder, "settings.json"), *project] if folder else []
+
+
+def inbound(settings: Sequence[str]) -> str:
+    """What becomes of a message in the inbox by `crossSessionInbound`: accept, hold, refuse, or unset.
+
+    Takes the texts of `settings_files`, empty where there is none. A project may only tighten what its user set.
+    """
+    said = []
+    for text in settings:
+        try:
+            said.append(json.loads(text).get("crossSessionInbound"))
+        except (ValueError, AttributeError, RecursionError):
+            said.append(None)
+    strict = next((word for word in ("refuse", "hold") if word in said), None)
+    return strict or ("accept" if said[:1] == ["accept"] else "unset")
+
+
+def takes_messages(mode: str | None, inbound: str | None) -> bool:
+    """Whether the inbox puts a message before the model; else it is shown to the user, or dropped without a word."""
+    return inbound not in ("hold", "refuse") and (mode != BYPASS or inbound == "accept")
+
+
 def bypasses(arguments: Sequence[str]) -> bool:
     """Whether a command line starts it without permission prompts, where each inbox message opens a dialog."""
     pairs = zip(arguments, (*arguments[1:], ""), strict=True)

@@ -246,6 +246,41 @@ def command(pid: str) -> bytes:
         return b""
 
 
+def way_of(town: Town, delivery_id: str) -> str:
+    """What handed it over, by its trace."""
+    stages = town.live.get(f"/traces/{delivery_id}")["stages"]
+    return str(next(stage["detail"]["by"] for stage in stages if stage["stage"] == "handed"))
+
+
+@pytest.mark.parametrize("word", ["hold", "refuse"])
+@pytest.mark.parametrize("file", [None, "settings.json", "settings.local.json"], ids=["user", "project", "local"])
+def test_a_session_whose_settings_keep_messages_from_it_is_reached_by_its_pane(
+    new_town: Callable[[str], Town], word: str, file: str | None
+) -> None:
+    town = new_town("inbox")
+    ben = town.claude("ben")
+    town.user.change_settings(crossSessionInbound=word if file is None else "accept")
+    if file is not None:
+        (ben.project / ".claude").mkdir()
+        town.user.write(ben.project / ".claude" / file, {"crossSessionInbound": word})
+    town.arrive(ben)
+    told_it = town.tell("ben", "do you hear me?")
+    town.until_seen(ben, told_it)
+    assert way_of(town, told_it) == "pane"
+
+
+def test_a_session_without_prompts_that_accepts_messages_has_them_from_its_inbox(
+    new_town: Callable[[str], Town],
+) -> None:
+    town = new_town("inbox")
+    town.user.change_settings(crossSessionInbound="accept")
+    ben = town.claude("ben").start(bypass=True)
+    ben.until(lambda: town.reachable("ben"), "it is a peer with a way in")
+    told_it = town.tell("ben", "do you hear me?")
+    town.until_seen(ben, told_it)
+    assert way_of(town, told_it) == "channel"
+
+
 def test_a_version_without_an_inbox(new_town: Callable[[str], Town]) -> None:
     town = new_town("inbox")
     ann, ben = town.claude("ann", WITHOUT_INBOX), town.claude("ben", WITHOUT_INBOX)

@@ -354,12 +354,6 @@ def test_a_daemon_killed_under_way_loses_and_repeats_nothing(live, agent):
     assert set(sent) - set(arrived) == {one_id for one_id in sent if states(live, one_id) == "unknown"} - set(arrived)
 
 
-def test_without_prompts_and_with_a_pane_the_inbox_is_not_used(live, agent):
-    one = agent("proj", "--inbox", "--dangerously-skip-permissions")
-    one.hook("SessionStart", source="startup")  # without a pane there is no other way
-    until(lambda: one.peer()["inbound_status"] == "online")
-
-
 def test_what_a_killed_session_never_showed_goes_to_the_resumed_one(live, agent):
     one = agent("proj", "--inbox")
     one.hook("SessionStart", source="startup")
@@ -380,3 +374,56 @@ def test_what_a_killed_session_never_showed_goes_to_the_resumed_one(live, agent)
     until(lambda: len(two.taken) == 1)
     assert protocol.shown(two.taken[0]) == [lost]
     assert [states(live, shown), states(live, lost)] == ["seen", "handed"]
+
+
+# -- its user's settings for the inbox -------------------------------------------------
+
+
+def write_settings(agent: Agent, **words: str) -> None:
+    """`user="hold"`, `project="accept"`, `local="refuse"`: what each file says of the inbox."""
+    folder = agent.folder / ".claude"
+    folder.mkdir(exist_ok=True)
+    user = agent.live.folder / ".claude" / "settings.json"
+    files = {"user": user, "project": folder / "settings.json", "local": folder / "settings.local.json"}
+    for place, file in files.items():
+        file.write_text(json.dumps({"crossSessionInbound": words[place]} if place in words else {}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"user": "hold"}, ()),
+        ({"user": "refuse"}, ()),
+        ({"user": "accept", "project": "hold"}, ()),
+        ({"user": "accept", "local": "refuse"}, ()),
+        ({"user": "hold", "project": "accept"}, ()),
+        ({}, ("--dangerously-skip-permissions",)),
+        ({"project": "accept"}, ("--dangerously-skip-permissions",)),
+    ],
+    ids=str,
+)
+def test_what_the_runtime_would_keep_from_its_model_waits_for_the_end_of_a_turn(live, agent, settings, options):
+    one = agent("proj", "--inbox", *options)
+    write_settings(one, **settings)
+    one.hook("SessionStart", source="startup")
+    until(lambda: one.peer()["inbound_status"] == "online")
+    for text in ("one", "two"):
+        sent = note(live, "proj", text)
+        until(lambda sent=sent: states(live, sent) == "held")
+        assert live.get(f"/deliveries/{sent}")["reason"] == "receiver_policy"
+        assert protocol.shown(reason(one.hook("Stop"))) == [sent]
+        assert states(live, sent) == "handed"
+    assert one.taken == []
+
+
+def test_who_accepts_is_given_messages_also_without_prompts_and_a_new_session_reads_the_settings_again(live, agent):
+    one = agent("proj", "--inbox", "--dangerously-skip-permissions")
+    write_settings(one, user="hold")
+    one.hook("SessionStart", source="startup")
+    until(lambda: one.peer()["inbound_status"] == "online")
+    sent = note(live, "proj", "one")
+    until(lambda: states(live, sent) == "held")
+    write_settings(one, user="accept")
+    one.hook("SessionStart", source="clear")
+    until(lambda: len(one.taken) == 1, 5)
+    until(lambda: states(live, sent) == "handed")
