@@ -17,6 +17,7 @@ from aiohttp import web
 
 from repowire import asks, claims, deliveries, lives, mailboxes, names, peers, presence, replies, wire
 from repowire.auth import ADMITTED, caller
+from repowire.bus import Nudge
 from repowire.deliveries import Delivery
 from repowire.doors import Door
 from repowire.errors import Refusal, invalid, unavailable
@@ -43,6 +44,7 @@ from repowire.protocol import (
 log = logging.getLogger("repowire")
 
 ROOM_BYTES = 32 << 10  # below this in the write buffer nothing waits for the reader (asyncio pauses at 64 KiB)
+GOODBYE_SECONDS = 1.0
 DRAIN_SECONDS = 30.0  # a reader that takes nothing for this long is cut off; what it was not sent waits
 
 
@@ -63,7 +65,10 @@ class Socket:
     ws: web.WebSocketResponse
     request: web.Request
     generation: int  # of the token that let it in; a rotation cuts it, unless it came over the Unix socket
+    task: asyncio.Task[Any]  # which reads it, and alone says goodbye
     door: Door = field(default_factory=lambda: Door("", ""))
+    farewell: Goodbye | None = None  # what another task wants it to end with
+    gone: Nudge = field(default_factory=Nudge)
 
     @property
     def peer_id(self) -> str:
@@ -117,11 +122,29 @@ class Socket:
         finally:
             stalling.cancel()
 
+    def part(self, code: int, reason: str) -> None:
+        """Have it end with this goodbye, soon; what comes second is ignored.
+
+        Its own task must say it. aiohttp's `close` from another one closes the connection without waiting for the
+        client's answer; what the client had sent meanwhile lies unread then, so that it is told of a reset and not of
+        the code, and comes back as if nothing had been said.
+        """
+        if self.farewell is None and not self.task.done():
+            self.farewell = Goodbye(code, reason, {})
+            self.task.cancel()
+
     async def close(self, code: int, reason: str) -> None:
-        """Say goodbye; a reader that does not answer is cut after a second."""
+        """`part`, and wait until it is gone: a reader that does not answer is cut after a second."""
+        self.part(code, reason)
+        await self.gone.wait(2 * GOODBYE_SECONDS)
+
+    async def say_goodbye(self, goodbye: Goodbye) -> None:
+        """To be called by its own task, at its end."""
         try:
-            async with asyncio.timeout(1.0):
-                await self.ws.close(code=code, message=reason.encode())
+            if goodbye.frame and not self.ws.closed:
+                await _say(self.ws, goodbye.frame)
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self.ws.close(code=goodbye.code, message=goodbye.reason.encode())
         except (ConnectionError, TimeoutError, RuntimeError):
             self.abort()
 
@@ -154,9 +177,9 @@ class Sockets:
                 for peer_id, socket in list(self.live.items()):
                     peer = peers.find(mesh.db.conn, peer_id)
                     if peer is None or peer.retired_at is not None or peer.hidden_at is not None:
-                        await socket.close(CLOSE_RETIRED, "peer retired")
+                        socket.part(CLOSE_RETIRED, "peer retired")
                     elif socket.generation < mesh.auth.generation and caller(socket.request).via == "tcp":
-                        await socket.close(CLOSE_AUTHENTICATION, "the token was rotated")
+                        socket.part(CLOSE_AUTHENTICATION, "the token was rotated")
                 await nudge.wait(60.0)
 
 
@@ -176,13 +199,21 @@ async def get_ws(request: web.Request) -> web.WebSocketResponse:
     try:
         await ws.prepare(request)
         request[wire.STARTED] = ws
-        socket = Socket(mesh, ws, request, generation)
+        task = asyncio.current_task()
+        assert task is not None
+        socket = Socket(mesh, ws, request, generation, task)
         try:
             await _live(mesh, table, socket)
         except Goodbye as goodbye:
-            if not ws.closed:
-                await _say(ws, goodbye.frame)
-            await socket.close(goodbye.code, goodbye.reason)
+            socket.farewell = goodbye
+            await socket.say_goodbye(goodbye)
+        except asyncio.CancelledError:
+            if socket.farewell is None:
+                raise
+            task.uncancel()
+            await socket.say_goodbye(socket.farewell)
+        finally:
+            socket.gone.ring()
         return ws
     finally:
         table.count -= 1

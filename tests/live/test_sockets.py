@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -397,3 +397,23 @@ async def test_thousands_of_idle_sockets_leave_it_quick_and_end_in_order(new_liv
             assert set(codes) == {1001}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_client_in_the_middle_of_talking_is_told_why_its_socket_ends(live: Live) -> None:
+    """What it has sent is read to its goodbye: were it left unread, the kernel would answer with a reset (1006)."""
+    async with session_of(live) as session:
+        for number in range(10):
+            ws = await session.ws_connect("/ws")
+            await ws.send_json({"type": "connect", "display_name": f"b{number}", "path": f"/src/b{number}"})
+            peer_id = (await ws.receive_json())["session_id"]
+
+            async def talk(ws: aiohttp.ClientWebSocketResponse = ws) -> None:
+                with suppress(ConnectionError):
+                    for _ in range(2000):
+                        await ws.send_json({"type": "pong", "pane_alive": True, "padding": "x" * 200})
+
+            talking = asyncio.create_task(talk())
+            await post(session, f"/peers/{peer_id}/offline", terminal=True)
+            await talking
+            message = await ws.receive(timeout=10)
+            assert (message.type, ws.close_code) == (aiohttp.WSMsgType.CLOSE, 4004)
