@@ -6,6 +6,7 @@ what was sent and not receipted is `leased`, past its lease `unknown`, and what 
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from sqlite3 import Connection, Row
@@ -25,6 +26,7 @@ encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
 RETRY_MOST_SECONDS = 60.0
+SENT_SECONDS = 0.1  # how long it may go unsaid that a frame was sent whose receipt is to come
 STATES = (QUEUED, LEASED, HELD, HANDED, SEEN, ANSWERED, FAILED, EXPIRED, UNKNOWN)
 KEPT_SECONDS = 24 * 3600.0
 PICKUP = "pickup:"  # a holder that confirms what it took: what it never confirmed comes back
@@ -341,6 +343,7 @@ def receipt(
     delivery, door = find(change.db, delivery_id), change.mesh.doors.of(peer_id)
     if delivery is None or delivery.peer_id != peer_id:
         return
+    say_sent(change, delivery_id)
     if door is not None:
         door.receipted(delivery_id)
     if status == "injected":
@@ -365,10 +368,9 @@ def note_receipts(mesh: Mesh) -> None:
 
 def take_receipts(change: Change) -> None:
     """Note what was sent and the receipts that came before this change, so that the order of events is the true one."""
-    if change.mesh.doors.sent:
-        sent, change.mesh.doors.sent = change.mesh.doors.sent, {}
-        for delivery_id, trace in sent.items():
-            say_sent(change, delivery_id, trace)
+    sent = change.mesh.doors.sent
+    while sent and next(iter(sent.values()))[2] <= time.monotonic() - SENT_SECONDS:
+        say_sent(change, next(iter(sent)))
     receipts = change.mesh.doors.receipts
     if receipts:
         change.mesh.doors.receipts = []
@@ -378,11 +380,13 @@ def take_receipts(change: Change) -> None:
             door.handed_at = change.now
 
 
-def say_sent(change: Change, delivery_id: str, trace: str) -> None:
-    """It was written to a WebSocket, which proves nothing more. A receipt says that by itself."""
-    change.record(
-        "delivery.sent", delivery_id=delivery_id, trace=None if trace == delivery_id else trace, verified=False
-    )
+def say_sent(change: Change, delivery_id: str) -> None:
+    """It was written to a WebSocket, which proves nothing more; where that was not said yet."""
+    known = change.mesh.doors.sent.pop(delivery_id, None)
+    if known is not None:
+        trace, at, _ = known
+        part_of = None if trace == delivery_id else trace
+        change.record("delivery.sent", delivery_id=delivery_id, trace=part_of, verified=False, sent_at=at)
 
 
 _HANDED = (
@@ -397,6 +401,7 @@ def seen(change: Change, peer_id: str, delivery_id: str, by: str) -> bool:
     True when that is news. Whatever was believed of it before, it is never sent again.
     """
     take_receipts(change)
+    change.mesh.doors.sent.pop(delivery_id, None)  # seen proves that it was sent
     row = change.db.execute(_SEEN, (change.now, delivery_id, peer_id)).fetchone()
     if row is None:
         return False
@@ -489,6 +494,7 @@ def taken_by(db: Connection, holder: str) -> list[Delivery]:
 
 def answered(change: Change, delivery_id: str) -> None:
     """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent."""
+    change.mesh.doors.sent.pop(delivery_id, None)
     change.db.execute(
         "UPDATE deliveries SET state = 'answered', reason = NULL, closed_at = ? WHERE delivery_id = ?"
         " AND state IN ('queued', 'held', 'leased', 'handed', 'seen', 'unknown')",
@@ -520,6 +526,7 @@ def _move(
 
 def unknown(change: Change, delivery: Delivery, reason: str) -> None:
     """Sent, and nothing proves that it arrived: never sent again."""
+    say_sent(change, delivery.delivery_id)
     if _move(change, delivery, (LEASED,), UNKNOWN, reason):
         say(change, "unknown", delivery, reason)
         door = change.mesh.doors.of(delivery.peer_id)

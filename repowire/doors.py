@@ -107,7 +107,8 @@ class Doors:
         self._open: dict[str, Door] = {}
         self.due = Due()
         self.receipts: list[tuple[str, str, Door]] = []  # delivery, trace and door, to be noted in one change
-        self.sent: dict[str, str] = {}  # written, and no receipt yet: delivery to trace, soon to be said
+        # written, and no receipt yet: delivery to its trace, and when, in unix seconds and in monotonic ones
+        self.sent: dict[str, tuple[str, float, float]] = {}
 
     def of(self, peer_id: str) -> Door | None:
         """The peer's door, if one is open."""

@@ -6,13 +6,14 @@ through a door that remembers nothing; what it provably did not write goes back 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from repowire import deliveries
 from repowire.bus import Nudge
-from repowire.deliveries import WINDOW, Delivery
+from repowire.deliveries import SENT_SECONDS, WINDOW, Delivery
 from repowire.doors import Door
 from repowire.mesh import Mesh
 from repowire.protocol import LEASED, QUEUED
@@ -129,7 +130,7 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
 def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
     """A line for each message, and one for all copies of a broadcast.
 
-    Where receipts are promised the line is put off for LATE_SECONDS: most come before, and a receipt says as much.
+    Where receipts are promised the line is put off for SENT_SECONDS: most come before, and a receipt says as much.
     """
     lines: list[tuple[str, dict[str, Any]]] = []
     copies: dict[str, list[Delivery]] = {}
@@ -139,7 +140,7 @@ def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
         if delivery.kind == "broadcast":
             copies.setdefault(delivery.trace, []).append(delivery)
         elif mesh.shared and door is not None and door.receipts:
-            sent[delivery.delivery_id] = delivery.trace
+            sent[delivery.delivery_id] = (delivery.trace, mesh.clock.now(), time.monotonic())
         else:
             lines.append(("delivery.sent", _sent(delivery)))
     for trace, all_of_it in copies.items():
@@ -148,7 +149,14 @@ def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
     if lines:
         mesh.announce_all(lines)
     if sent and not soon:
-        asyncio.get_running_loop().call_later(LATE_SECONDS, deliveries.note_receipts, mesh)
+        asyncio.get_running_loop().call_later(SENT_SECONDS, _note_sent, mesh)
+
+
+def _note_sent(mesh: Mesh) -> None:
+    """Say what was sent a while ago, and look again as long as there is more."""
+    deliveries.note_receipts(mesh)
+    if mesh.doors.sent:
+        asyncio.get_running_loop().call_later(SENT_SECONDS, _note_sent, mesh)
 
 
 def stall(mesh: Mesh, door: Door) -> None:

@@ -138,7 +138,7 @@ def stages_of(lines: list[Line]) -> list[dict[str, Any]]:
                         "status": "ok" if stage.ok else "fail",
                         "peer_id": facts.get("peer_id") or facts.get("to_peer_id"),
                         "from_peer_id": facts.get("from_peer_id"),
-                        "ts": wire.moment(line.at),
+                        "ts": wire.moment(facts.get("sent_at", line.at)),  # said later than it happened
                         "detail": {
                             "kind": line.kind,
                             "line": line.seq,
@@ -168,7 +168,7 @@ def _stages(line: Line) -> tuple[Stage, ...]:
 
 
 _RECEIPTS = {"socket": RECEIVED, "pane": INJECTED}
-_SHOWN = {"peer_id", "from_peer_id", "to_peer_id", "trace", "text", "attachments"}
+_SHOWN = {"sent_at", "peer_id", "from_peer_id", "to_peer_id", "trace", "text", "attachments"}
 
 
 def as_event(line: Line) -> dict[str, Any]:
