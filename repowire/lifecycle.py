@@ -25,10 +25,13 @@ MOST_PANES = 1000
 def gone(change: Change, mesh: Mesh, found: Iterable[Peer], reason: str) -> None:
     """Their pane or session is said to be gone: offline, until they are heard of again."""
     for peer in found:
-        if _lives(mesh, peer) or presence.of(change.db, peer.peer_id) == presence.OFFLINE:
+        if _lives(mesh, peer):
             continue
-        lives.say(change, peer, presence.OFFLINE, reason, "lifecycle_hook")
-        peers.let_go_of_pane(change, peer.peer_id)
+        if presence.of(change.db, peer.peer_id) != presence.OFFLINE:
+            lives.say(change, peer, presence.OFFLINE, reason, "lifecycle_hook")
+        if peer.pane_id is not None:
+            peers.let_go_of_pane(change, peer.peer_id)
+            change.record("peer.changed", peer_id=peer.peer_id, reason=reason)
 
 
 def _lives(mesh: Mesh, peer: Peer) -> bool:

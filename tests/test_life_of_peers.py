@@ -1,10 +1,11 @@
 """Whatever the order of comings and goings: a mailbox changes hands with proof only, and nothing queued disappears."""
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conftest import TOKEN, FakeClock
@@ -12,7 +13,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from repowire import certificates, claims, config, daemon, deliveries, lives, names, peers, presence, succession
+from repowire import (
+    certificates,
+    claims,
+    config,
+    daemon,
+    deliveries,
+    lifecycle,
+    lives,
+    names,
+    peers,
+    presence,
+    roles,
+    roster,
+    succession,
+)
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -20,6 +35,7 @@ NAMES = st.sampled_from(["ann", "ben", "human", None])
 CIRCLES = st.sampled_from(["default", "red"])
 PATHS = st.sampled_from(["/a", "/b"])
 PANES = st.sampled_from([None, "%1"])
+SESSIONS = st.sampled_from([None, None, "s1"])
 
 
 @dataclass
@@ -47,7 +63,7 @@ class LifeOfPeers(RuleBasedStateMachine):
         self.connected: set[str] = set()
         self.lives = 0
         self.sent: list[str] = []
-        self.left: set[str] = set()  # who was retired once: its mail may have moved to who followed it
+        self.left: set[str] = set()  # who was retired or off the list once: its mail may have moved to who followed it
         self.lapsed: set[str] = set()  # and whose tombstone passed
         self.open()
 
@@ -58,6 +74,8 @@ class LifeOfPeers(RuleBasedStateMachine):
             return daemon.open_mesh(config.load(self.folder / "home", settings_of), self.clock)
 
         self.mesh = self.loop.run_until_complete(build())
+        self.mesh.procs.watch = lambda pid, started: True  # the processes are made up, and live until they are retired
+        self.roster = roster.Roster(self.mesh)
 
     def teardown(self) -> None:
         self.mesh.close()
@@ -99,9 +117,26 @@ class LifeOfPeers(RuleBasedStateMachine):
 
     # -- coming ---------------------------------------------------------------
 
-    @rule(target=ids, name=NAMES, circle=CIRCLES, path=PATHS, pane=PANES, alive=st.booleans(), socket=st.booleans())
-    def come_as_a_new_one(self, name, circle, path, pane, alive, socket):
-        """A process nobody knows yet. Only an offline peer of the same name, place and kind may be it."""
+    def lived(self, peer_id: str) -> bool:
+        """Whether a socket or a process is known to live as the peer: more than a word, which a session may take."""
+        known = presence.evidence(self.mesh.db.conn, peer_id)
+        process = known.get(presence.PROCESS)
+        return presence.reachable(self.mesh.db.conn, peer_id) or (process is not None and process.fact == "alive")
+
+    @rule(
+        target=ids,
+        name=NAMES,
+        circle=CIRCLES,
+        path=PATHS,
+        pane=PANES,
+        session=SESSIONS,
+        alive=st.booleans(),
+        socket=st.booleans(),
+    )
+    def come_as_a_new_one(self, name, circle, path, pane, session, alive, socket):
+        """A process nobody knows yet. Only an offline peer of the same name, place and kind may be it, or one of its
+        session that nothing is known to live as.
+        """
         before = dict(self.owners)
         live = {peer_id for peer_id in before if self.lives_as(peer_id, socket)}
         shown = {peer_id for peer_id in live if peers.load(self.mesh.db.conn, peer_id).hidden_at is None}
@@ -115,14 +150,21 @@ class LifeOfPeers(RuleBasedStateMachine):
             pane_id=pane,
             agent_pid=os.getpid() if alive else None,
             agent_started=started,
+            metadata={"hook_session_id": session} if session else {},
         )
+        lived = {peer_id for peer_id in before if self.lived(peer_id) and rows[peer_id].retired_at is None}
+        held = {peer_id for peer_id in lived if presence.reachable(self.mesh.db.conn, peer_id)}
         peer, certificate = self.claim(said, connected=socket)
-        assert peer.peer_id not in live, "a live identity was given to a stranger"
-        for peer_id in shown:
+        known = rows.get(peer.peer_id)
+        of_session = known is not None and session is not None and known.session == session
+        if peer.peer_id in live:
+            assert of_session, "a live identity was given to a stranger"
+            assert peer.peer_id not in (lived if alive else held), "and somebody lives as it"
+        for peer_id in shown - {peer.peer_id}:
             assert peers.load(self.mesh.db.conn, peer_id).hidden_at is None, "a live peer lost its name"
         if peer.peer_id in before:
-            assert before[peer.peer_id].path == path
-            assert pane in panes[peer.peer_id] or (pane is None and rows[peer.peer_id].pane_id is None)
+            in_place = pane in panes[peer.peer_id] or (pane is None and rows[peer.peer_id].pane_id is None)
+            assert of_session or (before[peer.peer_id].path == path and in_place)
             mail = before[peer.peer_id].mail
             return self.owned(peer, certificate, Owner(path, pane, started, mail=mail))
         return self.owned(peer, certificate, Owner(path, pane, started))
@@ -190,6 +232,53 @@ class LifeOfPeers(RuleBasedStateMachine):
         else:
             self.owned(peer, certificate, Owner(owner.path, owner.pane_id, owner.started))
 
+    @rule(target=ids, peer_id=ids)
+    def go_on_elsewhere(self, peer_id):
+        """Its session is resumed in another process; while it lives itself, that is another peer."""
+        known, session = peers.load(self.mesh.db.conn, peer_id), f"session-of-{peer_id}"
+        lived = self.lived(peer_id) and known.retired_at is None
+        with self.mesh.change() as change:
+            peers.change_columns(change, peer_id, session=session)
+            change.record("peer.changed", peer_id=peer_id)
+        started = self.started(True)
+        said = Claim("fork", path="/f", agent_pid=os.getpid(), agent_started=started)
+        peer, certificate = self.claim(replace(said, metadata={"hook_session_id": session}), connected=True)
+        assert not (lived and peer.peer_id == peer_id), "a live identity was given to a stranger"
+        mail = self.owners[peer.peer_id].mail if peer.peer_id in self.owners else []
+        return self.owned(peer, certificate, Owner("/f", None, started, mail=mail))
+
+    # -- leading, and what tmux says ------------------------------------------
+
+    @rule(peer_id=ids)
+    def claim_the_role(self, peer_id):
+        db = self.mesh.db.conn
+        peer = peers.load(db, peer_id)
+        others = [one for one in roles.holders(db, peer.circle) if one.peer_id != peer_id]
+        fresh = any(lives.fresh(self.mesh, one) for one in others)
+        try:
+            with self.mesh.change() as change:
+                roles.claim_role(change, self.mesh, peer)
+            said = None
+        except Refusal as refusal:
+            said = refusal.error
+        gone = peer.hidden_at is not None or peer.retired_at is not None
+        assert said == ("peer_gone" if gone else "role_held" if fresh else None)
+        if said is None:
+            assert [one.peer_id for one in roles.holders(db, peer.circle)] == [peer_id]
+
+    @rule(pane=st.sampled_from(["%1", "%2"]))
+    def a_pane_dies(self, pane):
+        db = self.mesh.db.conn
+        before = {one: presence.of(db, one) for one in self.owners}
+        holders = {one.peer_id for one in peers.in_pane(db, pane)}
+        with self.mesh.change() as change:
+            lifecycle.gone(change, self.mesh, peers.in_pane(db, pane), "pane_died")
+        for peer_id, status in before.items():
+            now = presence.of(db, peer_id)
+            assert now == ("offline" if peer_id in holders else status)
+            assert peers.load(db, peer_id).retired_at is None or status == "offline"
+        assert peers.in_pane(db, pane) == []
+
     # -- going ----------------------------------------------------------------
 
     @rule(peer_id=ids)
@@ -207,13 +296,16 @@ class LifeOfPeers(RuleBasedStateMachine):
         with self.mesh.change() as change:
             lives.say(change, peers.load(change.db, peer_id), word, "session_update")
 
-    @rule(peer_id=ids)
-    def retire(self, peer_id):
+    @rule(peer_id=ids, settled=st.booleans())
+    def retire(self, peer_id, settled):
         self.clock.advance(1)
         with self.mesh.change() as change:
             lives.retire(change, peers.load(change.db, peer_id), "session_end")
         assert presence.of(self.mesh.db.conn, peer_id) == "offline"
         self.hang_up(peer_id)
+        if settled:
+            self.note_who_ended()
+            succession.tick(self.mesh)
 
     @rule(peer_id=ids, name=st.sampled_from(["ann", "ben", "human"]))
     def rename(self, peer_id, name):
@@ -232,10 +324,10 @@ class LifeOfPeers(RuleBasedStateMachine):
     def note_who_ended(self):
         for peer_id in self.owners:
             peer = peers.load(self.mesh.db.conn, peer_id)
-            if peer.retired_at is not None:
+            if peer.retired_at is not None or peer.hidden_at is not None:
                 self.left.add(peer_id)
-                if self.clock.now() - peer.retired_at >= peers.TOMBSTONE_SECONDS:
-                    self.lapsed.add(peer_id)
+            if peer.retired_at is not None and self.clock.now() - peer.retired_at >= peers.TOMBSTONE_SECONDS:
+                self.lapsed.add(peer_id)
 
     @rule(seconds=st.sampled_from([1, 700, peers.TOMBSTONE_SECONDS]))
     def reap(self, seconds):
@@ -295,6 +387,24 @@ class LifeOfPeers(RuleBasedStateMachine):
             query = "SELECT delivery_id FROM deliveries WHERE peer_id = ? AND state = 'queued' ORDER BY seq"
             found = [row[0] for row in self.mesh.db.conn.execute(query, (peer_id,))]
             assert found == [one for one in self.sent if one in found]
+
+    @invariant()
+    def what_is_kept_of_a_peer_is_what_would_be_shown_anew(self):
+        db, now = self.mesh.db.conn, self.clock.now()
+        shown = [json.loads(one.json(now)) for one in self.roster.all()]
+        anew = [roster.info(self.mesh, peer, presence.evidence(db, peer.peer_id)) for peer in peers.listed(db)]
+        assert shown == anew
+
+    @invariant()
+    def what_moved_is_with_who_follows(self):
+        db = self.mesh.db.conn
+        for peer_id, owner in self.owners.items():
+            sent = peers.load(db, peer_id)
+            for delivery_id in owner.mail:
+                found = deliveries.load(db, delivery_id)
+                if found.peer_id != peer_id and found.state == "queued":
+                    heir = peers.load(db, found.peer_id)
+                    assert heir.backend == sent.backend
 
     @invariant()
     def nobody_who_was_there_is_forgotten(self):
