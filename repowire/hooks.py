@@ -7,14 +7,14 @@ shows the id: in a prompt, or in the transcript of the turn that went on.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
 
-from repowire import arrivals, asks, claims, deliveries, lives, peers, presence, reminders, sessions, transcripts, wire
+from repowire import arrivals, chats, claims, deliveries, lives, peers, presence, reminders, sessions, transcripts, wire
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
@@ -83,7 +83,7 @@ def on_user_prompt(change: Change, heard: Heard) -> Answer:
     """A turn begins, and what its prompt shows was seen."""
     _dialog(change, heard.peer, "closed")
     _turn(change, heard, presence.BUSY, "working")
-    _seen(change, heard.peer.peer_id, shown(heard.said.prompt or ""), "prompt")
+    chats.seen(change, heard.peer.peer_id, shown(heard.said.prompt or ""), "prompt")
     _chat(change, heard, "user", heard.said.prompt)
     return NOTHING
 
@@ -181,13 +181,6 @@ def _chat(change: Change, heard: Heard, role: str, text: str | None) -> None:
         )
 
 
-def _seen(change: Change, peer_id: str, ids: Iterable[str], by: str) -> None:
-    """What the runtime showed: an ask by its correlation id, everything else by its delivery's."""
-    for one in ids:
-        ask = asks.find(change.db, one)
-        deliveries.seen(change, peer_id, ask.delivery_id if ask else one, by)
-
-
 # -- rules: what a Stop carries ------------------------------------------------------
 
 
@@ -268,7 +261,7 @@ async def look(mesh: Mesh, peer_id: str) -> None:
     ids = await asyncio.to_thread(transcripts.shown_in, Path(session.transcript), TAIL_BYTES)
     if ids:
         with mesh.change() as change:
-            _seen(change, peer_id, ids, "transcript")
+            chats.seen(change, peer_id, ids, "transcript")
 
 
 async def settle_last_life(mesh: Mesh, peer_id: str, last: Session) -> None:
@@ -284,7 +277,7 @@ async def settle_last_life(mesh: Mesh, peer_id: str, last: Session) -> None:
         return
     ids = set() if last.transcript is None else await asyncio.to_thread(transcripts.shown_in, Path(last.transcript))
     with mesh.change() as change:
-        _seen(change, peer_id, ids, "transcript")
+        chats.seen(change, peer_id, ids, "transcript")
         for one in given:
             if (one.leased_at or 0.0) >= last.bound_at:
                 deliveries.again(change, one, "the session ended before it was shown")
@@ -308,7 +301,7 @@ async def take_back(mesh: Mesh, peer_id: str) -> None:
     late = [one for one in given if session.bound_at <= (one.leased_at or 0.0) < over]
     ids = await asyncio.to_thread(transcripts.shown_in, transcript) if late else set()
     with mesh.change() as change:
-        _seen(change, peer_id, ids, "transcript")
+        chats.seen(change, peer_id, ids, "transcript")
         for one in late:
             deliveries.again(change, one, "the hook gave up before it had it")
 
