@@ -215,7 +215,8 @@ async def _until_written(mesh: Mesh, delivery: Delivery, nudge: Nudge) -> Delive
     if delivery.state == QUEUED and (door.stalled or door.room(WINDOW) <= 0 or door.retry_at > mesh.clock.now()):
         await mesh.committed()  # its turn is not soon, and nothing is gained by waiting for it
         return delivery
-    # Straight through: the worker writes it, stalls or ends, and rings in each case.
+    # Straight through: the worker writes it, stalls or ends, and rings in each case, and so does the loss of the turn.
+    mesh.ring_if_lost(nudge)
     rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
     await mesh.committed()
     if rung and not door.stalled and door.way != "channel":  # whose hand knows more than that it was written

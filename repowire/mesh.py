@@ -72,7 +72,7 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("before", "broken", "changes", "lost", "number", "over", "waiters")
+    __slots__ = ("before", "broken", "changes", "hopeful", "lost", "number", "over", "waiters")
 
     def __init__(self, before: int) -> None:
         self.before = before  # rows changed on the connection before it
@@ -81,6 +81,7 @@ class Turn:
         self.broken = False  # a change failed after it had written
         self.over = False
         self.waiters: list[Nudge] = []
+        self.hopeful: list[Nudge] = []  # of who waits for what comes of it, and must hear when nothing will
         self.lost: BaseException | None = None
 
 
@@ -168,6 +169,8 @@ class Mesh:
             transaction.__exit__(type(error), error, None)
             self.memo.clear()
             turn.lost = error
+            for nudge in turn.hopeful:
+                nudge.ring()
             if self.shared:
                 log.error("%d changes were undone: %s", len(turn.changes), error)
             elif turn.changes:
@@ -194,6 +197,14 @@ class Mesh:
             if turn.lost is not None:
                 _MINE.set(None)  # told once: a later request of the same connection is not answered for it
                 raise unavailable("store_failed", f"nothing was kept, try again: {turn.lost}")
+
+    def ring_if_lost(self, nudge: Nudge) -> None:
+        """Ring it too when what this task changed last is lost: whoever waits for its effect would wait for ever."""
+        turn = _MINE.get()
+        if turn is not None and not turn.over:
+            turn.hopeful.append(nudge)
+        elif turn is not None and turn.lost is not None:
+            nudge.ring()
 
     async def on_disk(self) -> None:
         """Wait until what this task changed last survives a power cut; 503 when it was lost."""

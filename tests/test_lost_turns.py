@@ -4,6 +4,7 @@ import asyncio
 
 import aiohttp
 import pytest
+from conftest import until_async
 
 
 class Trouble:
@@ -82,3 +83,17 @@ async def test_a_disk_that_fails_lets_no_success_out(both, monkeypatch):
     except aiohttp.ClientError:
         status = None
     assert status in (None, 500, 503)
+
+
+@pytest.mark.parametrize("path", ["/notify", "/ask", "/ask-many"])
+async def test_what_was_lost_on_its_way_to_a_live_socket_is_answered_and_the_next_goes_through(api, path):
+    api.mesh.shared = True
+    ann = await api.connect("ann", capabilities=["delivery_receipts", "dedupe"], instance="a1")
+    await until_async(lambda: api.mesh.doors.of(ann.peer_id).resting)
+    api.mesh.commit = Trouble(api.mesh)
+    to = {"to_peers": ["ann"]} if path == "/ask-many" else {"to_peer": "ann"}
+    body = {**to, "from_peer": "x", "text": "hi"}
+    got = await asyncio.wait_for(api.request("POST", path, json=body), 5)
+    assert (got.status, got.json["detail"]["error"]) == (503, "store_failed")
+    assert (await api.request("POST", path, json=body)).status == 200
+    assert (await ann.next())["text"].startswith("hi")
