@@ -146,6 +146,8 @@ class Body:
             raise invalid(name, "must be a list")
         if len(value) > most:
             raise invalid(name, f"must have at most {most} members", limit=most)
+        if value:
+            _kept(name, value)
         return value
 
     def records(self, name: str, *, most: int = 20) -> list[dict[str, Any]]:
@@ -153,8 +155,6 @@ class Body:
         value = self.members(name, most=most)
         if not all(isinstance(one, dict) for one in value):
             raise invalid(name, "must be a list of objects")
-        if value:
-            _kept(name, value)
         return value
 
 

@@ -148,3 +148,15 @@ async def test_its_trace_names_the_children(both, town):
     child = got["children"][0]["correlation_id"]
     assert (stage["stage"], stage["detail"]["children"]) == ("created", [{"peer": "ben", "correlation_id": child}])
     assert (await both.get(f"/traces/{child}"))["stages"][0]["detail"]["parent_id"] == got["parent_id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/ask-many", {"to_peers": ["\ud800"], "text": "x"}, "to_peers"),
+        ("/broadcast", {"exclude": ["\ud800"], "text": "x"}, "exclude"),
+        ("/deliveries/confirm", {"lease": "x", "delivery_ids": ["\ud800"]}, "delivery_ids"),
+    ],
+)
+async def test_a_lone_surrogate_in_a_list_is_refused_with_its_field(both, path, body, field):
+    assert (await both.post(path, expect=422, **body))["detail"]["field"] == field
