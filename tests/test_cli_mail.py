@@ -112,6 +112,8 @@ def test_each_has_a_help_with_an_example(run, noun):
     [
         (("ask-many", ",", "x"), "name at least one peer"),
         (("inbox", "-n", "0"), "-n takes a whole number"),
+        (("inbox", "--peer", ""), "must not be empty"),
+        (("inbox", "--pane-id", ""), "must not be empty"),
         (("messages", "--kind", "letter"), "invalid choice"),
         (("deliveries", "retry"), "the following arguments are required"),
     ],
@@ -120,3 +122,8 @@ def test_a_mistake_is_one_line(run, arguments, words):
     done = run(*arguments, code=2)
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_empty_id_of_a_message_does_not_list_them_all(run):
+    run("notify", "human", "x")
+    assert run("messages", "", code=1).stdout == ""

@@ -131,6 +131,8 @@ def _inbox(argv: list[str]) -> int:
 def inbox(args: argparse.Namespace) -> int:
     if not 1 <= args.limit <= INBOX_MOST:
         c.fail(f"-n takes a whole number from 1 to {INBOX_MOST}", c.USAGE)
+    if "" in (args.peer, args.pane_id):  # an unset variable of a script: its mail is not the human's
+        c.fail("--peer and --pane-id must not be empty", c.USAGE)
     with c.client() as daemon:
         peer = args.peer or (None if args.pane_id else HUMAN)
         got = daemon.pick_up(peer_id=peer, pane_id=args.pane_id, max_results=args.limit)
@@ -175,7 +177,7 @@ def _messages(argv: list[str]) -> int:
 
 def messages(args: argparse.Namespace) -> int:
     with c.client() as daemon:
-        if args.id:
+        if args.id is not None:
             return _show(daemon, args)
         page = daemon.messages(
             peer=args.peer, circle=args.circle, kind=args.kind, state=args.state, since=args.since, limit=args.limit
