@@ -14,7 +14,7 @@ from aiohttp import web
 
 from repowire import callers, deliveries, peers, wire
 from repowire.deliveries import STATES, Delivery
-from repowire.errors import conflict, forbidden
+from repowire.errors import conflict
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import EXPIRED, FAILED, HELD, QUEUED, UNKNOWN
@@ -103,7 +103,7 @@ def tick(mesh: Mesh) -> float:
 
 _UNTOLD = (
     "SELECT * FROM deliveries WHERE state IN ('failed', 'expired') AND told_at IS NULL AND kind != 'ask'"
-    " ORDER BY trace, seq"
+    " ORDER BY trace, state, from_peer_id, seq"
 )
 
 
@@ -175,19 +175,11 @@ async def get_deliveries(request: web.Request) -> web.Response:
     )
 
 
-def _its_own(mesh: Mesh, request: web.Request, delivery: Delivery) -> Peer | None:
-    """Who asks; 403 when it is an agent that neither sent it nor is to get it."""
-    caller = callers.calling(mesh, request)
-    if caller is not None and caller.peer_id not in (delivery.peer_id, delivery.from_peer_id):
-        raise forbidden("not_your_delivery", f"{delivery.delivery_id} is neither to nor from {caller.display_name}")
-    return caller
-
-
 async def post_retry(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     with mesh.change() as change:
         delivery = deliveries.load(change.db, request.match_info["delivery_id"])
-        _its_own(mesh, request, delivery)
+        deliveries.its_own(mesh, request, delivery)
         delivery = retry(change, mesh, delivery)
     return wire.reply(_as_reply(delivery))
 
@@ -197,7 +189,7 @@ async def delete_delivery(request: web.Request) -> web.Response:
     human = callers.human(mesh)
     with mesh.change() as change:
         delivery = deliveries.load(change.db, request.match_info["delivery_id"])
-        delivery = drop(change, delivery, _its_own(mesh, request, delivery) or human)
+        delivery = drop(change, delivery, deliveries.its_own(mesh, request, delivery) or human)
     return wire.reply(_as_reply(delivery))
 
 

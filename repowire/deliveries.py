@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import peers, wire
+from repowire import callers, peers, wire
 from repowire.clock import new_id
 from repowire.doors import Door
-from repowire.errors import Refusal, not_found, too_many
+from repowire.errors import Refusal, forbidden, not_found, too_many
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, HINT, LEASED, QUEUED, SEEN, UNKNOWN
@@ -294,8 +294,9 @@ def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Deli
         (holder, change.now, peer_id, most),
     ).fetchall()
     leased = sorted((Delivery(*row) for row in rows), key=lambda one: one.seq)
+    by = "pickup" if holder.startswith(PICKUP) else holder  # a token is its taker's alone, and events are for everybody
     for delivery in leased:
-        say(change, "leased", delivery, by=holder)
+        say(change, "leased", delivery, by=by)
     return leased
 
 
@@ -439,12 +440,16 @@ def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
 
 
 def revive(change: Change, delivery: Delivery, expires_at: float, most: int, reason: str) -> bool:
-    """A dead one goes back into its mailbox, in its old place; False when it is not dead any more, 429 as `queue`."""
+    """A dead one goes back into its mailbox, in its old place; False when it is not dead any more, 429 as `queue`.
+
+    Of its next death its sender is told anew, save of a notice, which counts as told from its making on.
+    """
     if depth(change.db, delivery.peer_id) >= most:
         raise too_many("queue_full", f"{most} messages wait for this peer already", limit=most)
     back = change.db.execute(
-        "UPDATE deliveries SET state = 'queued', reason = ?, expires_at = ?, closed_at = NULL, told_at = NULL,"
-        " dropped_at = NULL WHERE delivery_id = ? AND state IN ('failed', 'expired')",
+        "UPDATE deliveries SET state = 'queued', reason = ?, expires_at = ?, closed_at = NULL, dropped_at = NULL,"
+        " told_at = CASE WHEN told_at = created_at THEN told_at END"
+        " WHERE delivery_id = ? AND state IN ('failed', 'expired')",
         (reason, expires_at, delivery.delivery_id),
     )
     if back.rowcount == 1:
@@ -660,10 +665,20 @@ def standing(delivery: Delivery) -> dict[str, Any]:
     }
 
 
+def its_own(mesh: Mesh, request: web.Request, delivery: Delivery) -> Peer | None:
+    """Who asks; 403 when it is an agent that neither sent it nor is to get it."""
+    caller = callers.calling(mesh, request)
+    if caller is not None and caller.peer_id not in (delivery.peer_id, delivery.from_peer_id):
+        raise forbidden("not_your_delivery", f"{delivery.delivery_id} is neither to nor from {caller.display_name}")
+    return caller
+
+
 async def get_delivery(request: web.Request) -> web.Response:
-    note_receipts(request.app[MESH])
-    db = request.app[MESH].db.conn
-    return wire.reply(as_json(db, load(db, request.match_info["delivery_id"])))
+    mesh = request.app[MESH]
+    note_receipts(mesh)
+    delivery = load(mesh.db.conn, request.match_info["delivery_id"])
+    its_own(mesh, request, delivery)
+    return wire.reply(as_json(mesh.db.conn, delivery))
 
 
 ROUTES = [web.get("/deliveries/{delivery_id}", get_delivery)]

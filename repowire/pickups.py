@@ -88,6 +88,8 @@ async def post_confirm(request: web.Request) -> web.Response:
     if named is not None and not all(isinstance(one, str) for one in named):
         raise invalid("delivery_ids", "must be a list of delivery ids")
     with mesh.change() as change:
+        for holder in {one.peer_id for one in deliveries.taken_by(change.db, PICKUP + token)}:
+            callers.may_read(mesh, request, peers.load(change.db, holder))
         taken = confirm(change, token, None if named is None else set(named), status, detail)
     return wire.reply({"ok": True, "confirmed": [one.delivery_id for one in taken]})
 

@@ -170,3 +170,36 @@ async def test_pages_of_the_list(both, town):
     assert [one["delivery_id"] for one in first["deliveries"] + rest["deliveries"]] == sent[::-1]
     assert rest["next"] is None
     await both.get("/deliveries", expect=422, state="lost")
+
+
+async def test_a_notice_that_was_retried_and_dies_again_is_told_to_nobody(both, town, clock):
+    await dead(both, clock)
+    for _ in range(2):
+        clock.advance(both.mesh.config.daemon.delivery_queue_ttl_seconds + 1)
+        deliveries.tick(both.mesh)
+        dead_letters.tick(both.mesh)
+        listed = (await both.get("/deliveries", dead="true"))["deliveries"]
+        (notice,) = [one for one in listed if one["to_peer"] == "ann"]
+        await both.post(f"/deliveries/{notice['delivery_id']}/retry")
+    assert await mail(both, "ben") == []
+    assert len(await mail(both, "ann")) == 1
+
+
+async def test_the_copies_of_a_broadcast_that_died_in_two_ways_make_two_notices(both, clock):
+    ann = (await both.post("/peers", name="ann", path="/src/ann"))["peer_id"]
+    ids = [(await both.post("/peers", name=f"b{n}", path=f"/src/b{n}"))["peer_id"] for n in range(4)]
+    with both.mesh.change() as change:
+        frame = {"type": "broadcast", "from_peer": "ann", "text": "x"}
+        made, _ = deliveries.queue_all(
+            change, ids, frame, trace="bcast-1", from_peer_id=ann, expires_at=change.now + 5, most=9
+        )
+        for one in made[::2]:
+            deliveries.cancel(change, one.delivery_id, "gone")
+        clock.advance(6)
+    deliveries.tick(both.mesh)
+    dead_letters.tick(both.mesh)
+    told = sorted(await mail(both, "ann"))
+    assert [one.partition("]")[0] for one in told] == [
+        "[broadcast #bcast-1 to @b0, @b2 failed",
+        "[broadcast #bcast-1 to @b1, @b3 expired",
+    ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from repowire import deliveries
+from repowire import callers, deliveries, peers
 
 
 @pytest.fixture
@@ -91,3 +91,26 @@ async def test_a_strangers_token_confirms_nothing(both, ben):
     await both.post("/deliveries/confirm", expect=410, lease="x" * 24)
     await both.post("/deliveries/confirm", expect=410, lease=got["lease"], delivery_ids=["notif-delivery-000000000000"])
     assert await states(both) == ["leased", "leased"]
+
+
+async def test_only_the_peer_itself_or_the_human_confirms_and_the_token_stands_in_no_event(both, ben, monkeypatch):
+    ann = (await both.post("/peers", name="ann", path="/src/ann"))["peer_id"]
+    got = await both.get("/deliveries/pending", peer_id="ben", confirm="true")
+    assert got["lease"] not in str(await both.get("/events"))
+    for status in ("injected", "held"):
+        monkeypatch.setattr(callers, "calling", lambda mesh, request: peers.load(mesh.db.conn, ann))
+        no = await both.post("/deliveries/confirm", expect=403, lease=got["lease"], status=status)
+        assert no["detail"]["error"] == "not_your_peer"
+    assert await states(both) == ["leased", "leased"]
+    monkeypatch.setattr(callers, "calling", lambda mesh, request: peers.load(mesh.db.conn, ben))
+    await both.post("/deliveries/confirm", lease=got["lease"])
+    assert await states(both) == ["handed", "handed"]
+
+
+async def test_an_agent_sees_no_delivery_of_others(both, ben, monkeypatch):
+    ann = (await both.post("/peers", name="ann", path="/src/ann"))["peer_id"]
+    one = both.mesh.db.conn.execute("SELECT delivery_id FROM deliveries").fetchone()[0]
+    monkeypatch.setattr(callers, "calling", lambda mesh, request: peers.load(mesh.db.conn, ann))
+    assert (await both.get(f"/deliveries/{one}", expect=403))["detail"]["error"] == "not_your_delivery"
+    monkeypatch.setattr(callers, "calling", lambda mesh, request: peers.load(mesh.db.conn, ben))
+    assert (await both.get(f"/deliveries/{one}"))["text"] == "one"
