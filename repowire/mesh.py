@@ -183,6 +183,7 @@ class Mesh:
         if events:
             self._tell(turn.changes[-1].now, [event for change in turn.changes for event in change.events])
         changes, turn.changes = turn.changes, []  # a task keeps the turn that it changed something in last
+        turn.hopeful.clear()
         for change in changes:
             for call in change.afterwards:
                 call()
