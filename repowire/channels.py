@@ -8,7 +8,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from repowire import deliveries, lives, mailboxes, peers, presence, sessions
+from repowire import deliveries, lives, mailboxes, peers, presence, receipts, sessions
 from repowire.agents import claude_code_hooks as claude
 from repowire.config import socket_address
 from repowire.deliveries import Delivery
@@ -141,7 +141,7 @@ class Channel:
 
     def _hold(self, delivery: Delivery, reason: str) -> None:
         with self.mesh.change() as change:
-            deliveries.receipt(change, delivery.delivery_id, "held", reason, peer_id=self.peer_id)
+            receipts.receipt(change, delivery.delivery_id, "held", reason, peer_id=self.peer_id)
         if reason == RECEIVER_POLICY:
             self.door.retry_at = self.mesh.clock.now() + YEAR_SECONDS  # trying does not change it; `_look` will tell
         self._held.set()

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, peers, wire
+from repowire import asks, callers, peers, receipts, wire
 from repowire.errors import invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
@@ -41,7 +41,7 @@ def seen(change: Change, peer_id: str, ids: Iterable[str], by: str) -> None:
     """What the runtime showed: an ask by its correlation id, everything else by its delivery's."""
     for one in ids:
         ask = asks.find(change.db, one)
-        deliveries.seen(change, peer_id, ask.delivery_id if ask else one, by)
+        receipts.seen(change, peer_id, ask.delivery_id if ask else one, by)
 
 
 # -- wire ----------------------------------------------------------------------

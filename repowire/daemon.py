@@ -30,6 +30,7 @@ from repowire import (
     hooks,
     idempotency,
     identity,
+    leases,
     lifecycle,
     lives,
     mailboxes,
@@ -83,7 +84,6 @@ CONCERNS: list[ModuleType] = [
     chats,
     claims,
     dead_letters,
-    deliveries,
     doctor,
     hooks,
     identity,
@@ -102,7 +102,7 @@ CONCERNS: list[ModuleType] = [
     sockets,
     traces,
 ]
-TICKS: list[ModuleType] = [lives, deliveries, replies, succession, dead_letters, ask_many]
+TICKS: list[ModuleType] = [lives, leases, replies, succession, dead_letters, ask_many]
 TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
@@ -140,7 +140,7 @@ def open_mesh(
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (presence.close_all, deliveries.at_start, replies.at_start):
+    for recover in (presence.close_all, leases.at_start, replies.at_start):
         recover(mesh)
     return mesh
 

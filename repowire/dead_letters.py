@@ -12,12 +12,12 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, deliveries, peers, wire
+from repowire import callers, deliveries, peers, receipts, wire
 from repowire.deliveries import STATES, Delivery
-from repowire.errors import conflict
+from repowire.errors import conflict, forbidden, too_many
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import EXPIRED, FAILED, HELD, QUEUED, UNKNOWN
+from repowire.protocol import EXPIRED, FAILED, HELD, HINT, QUEUED, UNKNOWN
 
 DEAD = (FAILED, EXPIRED)
 TOLD_CHARS = 150  # of the text of what died
@@ -41,10 +41,29 @@ def _listed(
         f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most",
         {"before": before, "peer": peer_id, "most": most},
     )
-    return [(row[0], deliveries.as_json(db, Delivery(*row))) for row in rows.fetchall()]
+    return [(row[0], as_json(db, Delivery(*row))) for row in rows.fetchall()]
 
 
 # -- rules ---------------------------------------------------------------------
+
+
+def revive(change: Change, delivery: Delivery, expires_at: float, most: int, reason: str) -> bool:
+    """A dead one goes back into its mailbox, in its old place; False when it is not dead any more, 429 as `queue`.
+
+    Of its next death its sender is told anew, save of a notice, which counts as told from its making on.
+    """
+    if deliveries.depth(change.db, delivery.peer_id) >= most:
+        raise too_many("queue_full", f"{most} messages wait for this peer already", limit=most)
+    back = change.db.execute(
+        "UPDATE deliveries SET state = 'queued', reason = ?, expires_at = ?, closed_at = NULL, dropped_at = NULL,"
+        " told_at = CASE WHEN told_at = created_at THEN told_at END"
+        " WHERE delivery_id = ? AND state IN ('failed', 'expired')",
+        (reason, expires_at, delivery.delivery_id),
+    )
+    if back.rowcount == 1:
+        deliveries.say(change, "queued", delivery, reason)
+        deliveries.mail(change, delivery.peer_id)
+    return back.rowcount == 1
 
 
 def retry(change: Change, mesh: Mesh, delivery: Delivery) -> Delivery:
@@ -61,7 +80,7 @@ def retry(change: Change, mesh: Mesh, delivery: Delivery) -> Delivery:
         raise conflict("ask_closed", f"{delivery.trace} was closed with it: ask again", correlation_id=delivery.trace)
     config = mesh.config.daemon
     expires_at = change.now + config.delivery_queue_ttl_seconds
-    deliveries.revive(change, delivery, expires_at, config.delivery_queue_max_per_peer, "retried")
+    revive(change, delivery, expires_at, config.delivery_queue_max_per_peer, "retried")
     return deliveries.load(change.db, delivery.delivery_id)
 
 
@@ -144,6 +163,44 @@ def _tell_sender(change: Change, mesh: Mesh, dead: list[Delivery]) -> None:
 # -- wire ----------------------------------------------------------------------
 
 
+def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
+    """A delivery as GET /deliveries/{id} shows it."""
+    frame = json.loads(delivery.frame)
+    return {
+        "delivery_id": delivery.delivery_id,
+        "kind": delivery.kind,
+        "trace": delivery.trace,
+        "from_peer": frame.get("from_peer"),
+        "from_peer_id": delivery.from_peer_id,
+        "to_peer": deliveries.addressee(db, delivery, frame),
+        "peer_id": delivery.peer_id,
+        "state": delivery.state,
+        "reason": delivery.reason,
+        "attempts": delivery.attempts,
+        **{
+            name: wire.moment(getattr(delivery, name))
+            for name in ("created_at", "expires_at", "leased_at", "handed_at", "seen_at", "closed_at")
+        },
+        "text": frame["text"].rpartition(HINT)[0] if delivery.kind == "ask" else frame.get("text"),
+    }
+
+
+def its_own(mesh: Mesh, request: web.Request, delivery: Delivery) -> Peer | None:
+    """Who asks; 403 when it is an agent that neither sent it nor is to get it."""
+    caller = callers.calling(mesh, request)
+    if caller is not None and caller.peer_id not in (delivery.peer_id, delivery.from_peer_id):
+        raise forbidden("not_your_delivery", f"{delivery.delivery_id} is neither to nor from {caller.display_name}")
+    return caller
+
+
+async def get_delivery(request: web.Request) -> web.Response:
+    mesh = request.app[MESH]
+    receipts.note(mesh)
+    delivery = deliveries.load(mesh.db.conn, request.match_info["delivery_id"])
+    its_own(mesh, request, delivery)
+    return wire.reply(as_json(mesh.db.conn, delivery))
+
+
 async def get_deliveries(request: web.Request) -> web.Response:
     """Newest first; `peer` to it or from it, `state` or `dead=true`, `limit`, `cursor`. An agent sees its own."""
     mesh = request.app[MESH]
@@ -155,7 +212,7 @@ async def get_deliveries(request: web.Request) -> web.Response:
     if peer is not None:
         callers.may_read(mesh, request, peer)
     states = DEAD if dead else (state,) if state else STATES
-    deliveries.note_receipts(mesh)
+    receipts.note(mesh)
     await mesh.committed()
     found = await mesh.db.read(
         lambda db: _listed(
@@ -179,7 +236,7 @@ async def post_retry(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     with mesh.change() as change:
         delivery = deliveries.load(change.db, request.match_info["delivery_id"])
-        deliveries.its_own(mesh, request, delivery)
+        its_own(mesh, request, delivery)
         delivery = retry(change, mesh, delivery)
     return wire.reply(_as_reply(delivery))
 
@@ -189,7 +246,7 @@ async def delete_delivery(request: web.Request) -> web.Response:
     human = callers.human(mesh)
     with mesh.change() as change:
         delivery = deliveries.load(change.db, request.match_info["delivery_id"])
-        delivery = drop(change, delivery, deliveries.its_own(mesh, request, delivery) or human)
+        delivery = drop(change, delivery, its_own(mesh, request, delivery) or human)
     return wire.reply(_as_reply(delivery))
 
 
@@ -198,6 +255,7 @@ def _as_reply(delivery: Delivery) -> dict[str, Any]:
 
 
 ROUTES = [
+    web.get("/deliveries/{delivery_id}", get_delivery),
     web.get("/deliveries", get_deliveries),
     web.post("/deliveries/{delivery_id}/retry", post_retry),
     web.delete("/deliveries/{delivery_id}", delete_delivery),

@@ -1,26 +1,21 @@
 """Deliveries: one thing in front of one peer, once. The mailbox's order is owned here.
 
 `queued → leased → handed → seen → answered`, with `held` (and a reason), `failed`, `expired` and `unknown`. Every taker
-uses one guarded UPDATE, `lease`; every receipt comes through one door, `receipt`. Never a stronger word than the proof:
-what was sent and not receipted is `leased`, past its lease `unknown`, and what is unknown is never sent again.
+uses one guarded UPDATE, `lease`; what is proved of what was taken, `receipts` says. Never a stronger word than the
+proof: what was sent and not receipted is `leased`, past its lease `unknown`, and what is unknown is never sent again.
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from sqlite3 import Connection, Row
 from typing import Any, NamedTuple
 
-from aiohttp import web
-
-from repowire import callers, peers, wire
+from repowire import peers
 from repowire.clock import new_id
-from repowire.doors import Door
-from repowire.errors import Refusal, forbidden, not_found, too_many
-from repowire.mesh import MESH, Change, Mesh
-from repowire.peers import Peer
-from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, HINT, LEASED, QUEUED, SEEN, UNKNOWN
+from repowire.errors import Refusal, not_found, too_many
+from repowire.mesh import Change
+from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, LEASED, QUEUED, SEEN, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -277,10 +272,10 @@ def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:
 
 
 def say(change: Change, word: str, delivery: Delivery, reason: str | None = None, **facts: Any) -> None:
-    _note(change, word, delivery.delivery_id, delivery.trace, delivery.peer_id, reason=reason, **facts)
+    note(change, word, delivery.delivery_id, delivery.trace, delivery.peer_id, reason=reason, **facts)
 
 
-def _note(change: Change, word: str, delivery_id: str, trace: str, peer_id: str, **facts: Any) -> None:
+def note(change: Change, word: str, delivery_id: str, trace: str, peer_id: str, **facts: Any) -> None:
     part_of = None if trace == delivery_id else trace
     change.record(f"delivery.{word}", delivery_id=delivery_id, trace=part_of, peer_id=peer_id, **facts)
 
@@ -319,66 +314,16 @@ def take_again(change: Change, peer_id: str, holder: str) -> list[Delivery]:
 def release(change: Change, unwritten: Sequence[Delivery], reason: str) -> None:
     """Back into the mailbox, in its old place: leased, and provably never written."""
     for delivery in unwritten:
-        if _move(change, delivery, (LEASED,), QUEUED, reason):
+        if become(change, delivery, (LEASED,), QUEUED, reason):
             say(change, "queued", delivery, reason)
-            _mail(change, delivery.peer_id)
+            mail(change, delivery.peer_id)
 
 
-def _mail(change: Change, peer_id: str) -> None:
+def mail(change: Change, peer_id: str) -> None:
     """Something waits in the mailbox: new messages queue behind it."""
     if (door := change.mesh.doors.of(peer_id)) is not None:
         door.clear = False
         change.after(door.mail)
-
-
-def receipt(
-    change: Change, delivery_id: str, status: str, detail: str | None = None, *, peer_id: str, by: str | None = None
-) -> None:
-    """The one door for receipts, late, double and wrong ones too.
-
-    `injected` proves `handed`; `held`, `rejected` and `failed` say that nothing was injected, so the message goes back
-    into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker. `by` is
-    the taker, where it was not the peer's door.
-    """
-    take_receipts(change)
-    delivery, door = find(change.db, delivery_id), change.mesh.doors.of(peer_id)
-    if delivery is None or delivery.peer_id != peer_id:
-        return
-    say_sent(change, delivery_id)
-    if door is not None:
-        door.receipted(delivery_id)
-    if status == "injected":
-        if change.db.execute(_HANDED, (change.now, delivery_id)).rowcount == 1:
-            say(change, "handed", delivery, by=by or (door.way if door is not None else "socket"))
-            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
-    elif _move(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
-        say(change, "held", delivery, detail or status, status=status)
-        change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
-        if door is not None and by is None:
-            soon = RETRY_MOST_SECONDS if door.watches else min(RETRY_MOST_SECONDS, 2.0 ** min(delivery.attempts, 10))
-            door.retry_at = change.now + soon
-            _mail(change, peer_id)
-
-
-def note_receipts(mesh: Mesh) -> None:
-    """Note the receipts that came meanwhile, and what was sent and has none."""
-    if mesh.doors.receipts or mesh.doors.sent:
-        with mesh.change() as change:
-            take_receipts(change)
-
-
-def take_receipts(change: Change) -> None:
-    """Note what was sent and the receipts that came before this change, so that the order of events is the true one."""
-    sent = change.mesh.doors.sent
-    while sent and next(iter(sent.values()))[2] <= time.monotonic() - SENT_SECONDS:
-        say_sent(change, next(iter(sent)))
-    receipts = change.mesh.doors.receipts
-    if receipts:
-        change.mesh.doors.receipts = []
-        change.db.executemany(_HANDED, [(change.now, delivery_id) for delivery_id, _, _ in receipts])
-        for delivery_id, trace, door in receipts:
-            _note(change, "handed", delivery_id, trace, door.peer_id, by=door.way)
-            door.handed_at = change.now
 
 
 def say_sent(change: Change, delivery_id: str) -> None:
@@ -390,101 +335,14 @@ def say_sent(change: Change, delivery_id: str) -> None:
         change.record("delivery.sent", delivery_id=delivery_id, trace=part_of, verified=False, sent_at=at)
 
 
-_HANDED = (
-    "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?"
-    " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'unknown')"
-)
-
-
-def seen(change: Change, peer_id: str, delivery_id: str, by: str) -> bool:
-    """The runtime showed the message's id, which is the proof that it was read; `by` is what showed it.
-
-    True when that is news. Whatever was believed of it before, it is never sent again.
-    """
-    take_receipts(change)
-    change.mesh.doors.sent.pop(delivery_id, None)  # seen proves that it was sent
-    row = change.db.execute(_SEEN, (change.now, delivery_id, peer_id)).fetchone()
-    if row is None:
-        return False
-    delivery = Delivery(*row)
-    say(change, "seen", delivery, by=by)
-    if (door := change.mesh.doors.of(peer_id)) is not None:
-        door.receipted(delivery_id)
-    return True
-
-
-_SEEN = (
-    "UPDATE deliveries SET state = 'seen', reason = NULL, seen_at = ? WHERE delivery_id = ? AND peer_id = ?"
-    " AND state IN ('queued', 'held', 'leased', 'handed', 'unknown') RETURNING *"
-)
-
-
-def unshown(db: Connection, peer_id: str) -> list[Delivery]:
-    """What a peer's channel or hook was given and its runtime never showed, in order. Reads the whole table."""
-    rows = db.execute(
-        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('handed', 'unknown')"
-        " AND (leased_by GLOB 'channel:*' OR leased_by GLOB 'hook:*') ORDER BY seq",
-        (peer_id,),
-    )
-    return [Delivery(*row) for row in rows]
-
-
-def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
-    """What a peer's hooks were given and have not receipted, in order."""
-    found = []
-    for state in (LEASED, UNKNOWN):  # each has an index
-        found += db.execute(
-            f"SELECT * FROM deliveries WHERE peer_id = ? AND state = '{state}' AND leased_by GLOB 'hook:*'", (peer_id,)
-        ).fetchall()
-    return sorted(Delivery(*row) for row in found)
-
-
-def revive(change: Change, delivery: Delivery, expires_at: float, most: int, reason: str) -> bool:
-    """A dead one goes back into its mailbox, in its old place; False when it is not dead any more, 429 as `queue`.
-
-    Of its next death its sender is told anew, save of a notice, which counts as told from its making on.
-    """
-    if depth(change.db, delivery.peer_id) >= most:
-        raise too_many("queue_full", f"{most} messages wait for this peer already", limit=most)
-    back = change.db.execute(
-        "UPDATE deliveries SET state = 'queued', reason = ?, expires_at = ?, closed_at = NULL, dropped_at = NULL,"
-        " told_at = CASE WHEN told_at = created_at THEN told_at END"
-        " WHERE delivery_id = ? AND state IN ('failed', 'expired')",
-        (reason, expires_at, delivery.delivery_id),
-    )
-    if back.rowcount == 1:
-        say(change, "queued", delivery, reason)
-        _mail(change, delivery.peer_id)
-    return back.rowcount == 1
-
-
-def move(change: Change, peer_id: str, heir: Peer) -> int:
-    """What waits in one mailbox goes into another, in its old place; returns how many. See `succession`."""
-    rows = change.db.execute(
-        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq", (peer_id,)
-    ).fetchall()
-    for one in (Delivery(*row) for row in rows):
-        frame = json.loads(one.frame)
-        if frame.get("to_peer") is not None:
-            frame["to_peer"] = heir.display_name
-        change.db.execute(
-            "UPDATE deliveries SET peer_id = ?, frame = ?, state = 'queued', reason = 'handed_over' WHERE seq = ?",
-            (heir.peer_id, encode(frame), one.seq),
-        )
-        say(change, "queued", one._replace(peer_id=heir.peer_id), "handed_over")
-    if rows:
-        _mail(change, heir.peer_id)
-    return len(rows)
-
-
 def again(change: Change, given: Delivery, reason: str) -> None:
     """Back into the mailbox: it is proved that the one who was given it then is gone and never showed it."""
     delivery = find(change.db, given.delivery_id)
     if delivery is None or (delivery.leased_by, delivery.leased_at) != (given.leased_by, given.leased_at):
         return  # somebody else was given it meanwhile
-    if _move(change, delivery, (LEASED, HANDED, UNKNOWN), QUEUED, reason):
+    if become(change, delivery, (LEASED, HANDED, UNKNOWN), QUEUED, reason):
         say(change, "queued", delivery, reason)
-        _mail(change, delivery.peer_id)
+        mail(change, delivery.peer_id)
 
 
 def taken_by(db: Connection, holder: str) -> list[Delivery]:
@@ -510,13 +368,13 @@ def answered(change: Change, delivery_id: str) -> None:
 def cancel(change: Change, delivery_id: str, reason: str) -> bool:
     """What still waits in the mailbox is not sent; what left already stays what it is, and False is returned."""
     delivery = find(change.db, delivery_id)
-    if delivery and _move(change, delivery, (QUEUED, HELD), FAILED, reason, closed_at=change.now):
+    if delivery and become(change, delivery, (QUEUED, HELD), FAILED, reason, closed_at=change.now):
         say(change, "failed", delivery, reason)
         return True
     return False
 
 
-def _move(
+def become(
     change: Change, delivery: Delivery, sources: Sequence[str], state: str, reason: str | None, **moments: float
 ) -> bool:
     """The guarded UPDATE of a state; False when the delivery is elsewhere by now."""
@@ -532,7 +390,7 @@ def _move(
 def unknown(change: Change, delivery: Delivery, reason: str) -> None:
     """Sent, and nothing proves that it arrived: never sent again."""
     say_sent(change, delivery.delivery_id)
-    if _move(change, delivery, (LEASED,), UNKNOWN, reason):
+    if become(change, delivery, (LEASED,), UNKNOWN, reason):
         say(change, "unknown", delivery, reason)
         door = change.mesh.doors.of(delivery.peer_id)
         if door is not None:
@@ -548,81 +406,6 @@ def lost(change: Change, peer_id: str, holder: str) -> None:
         unknown(change, Delivery(*row), "the socket closed before a receipt came")
 
 
-# -- loop --------------------------------------------------------------------
-
-
-def at_start(mesh: Mesh) -> None:
-    """After a restart nothing tells whether a lease was written, save to a taker that remembers and comes back, or one
-    that confirms, whose lease goes on.
-    """
-    with mesh.change() as change:
-        for row in change.db.execute("SELECT * FROM deliveries WHERE state = 'leased'").fetchall():
-            delivery = Delivery(*row)
-            if not (delivery.leased_by or "").startswith(("instance:", PICKUP)):
-                unknown(change, delivery, "the daemon stopped before a receipt came")
-
-
-WAKES = ("delivery.stale",)
-
-
-def tick(mesh: Mesh) -> float:
-    """Leases that ran out are `unknown`, or back in the mailbox where their taker confirms; mail that nobody fetched in
-    its time is `expired`.
-    """
-    note_receipts(mesh)
-    now, lease_seconds = mesh.clock.now(), mesh.config.daemon.delivery_lease_seconds
-    stale = mesh.db.conn.execute(
-        "SELECT * FROM deliveries WHERE state = 'leased' AND leased_at <= ? LIMIT 500", (now - lease_seconds,)
-    ).fetchall()
-    late = mesh.db.conn.execute(
-        "SELECT * FROM deliveries WHERE state IN ('queued', 'held') AND expires_at <= ? LIMIT 500", (now,)
-    ).fetchall()
-    if stale or late:
-        with mesh.change() as change:
-            for one in (Delivery(*row) for row in stale):
-                if (one.leased_by or "").startswith(PICKUP):
-                    release(change, [one], "not_confirmed")
-                else:
-                    unknown(change, one, "no receipt came within the lease")
-            for row in late:
-                if _move(change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now):
-                    say(change, "expired", Delivery(*row), "nobody fetched it in time")
-    _forget(mesh, now)
-    for door in mesh.doors:
-        if door.remembers:
-            _recount(mesh.db.conn, door)
-    return 0.0 if len(stale) == 500 or len(late) == 500 else _next(mesh, now, lease_seconds)
-
-
-def _recount(db: Connection, door: Door) -> None:
-    """A message of a turn that was lost is not in flight, and must not hold a place of the window."""
-    for delivery_id in list(door.in_flight):
-        delivery = find(db, delivery_id)
-        if delivery is None or delivery.state != LEASED:
-            door.receipted(delivery_id)
-
-
-def _forget(mesh: Mesh, now: float) -> None:
-    """What ended is kept as long as the ask that it may be part of, and a day more."""
-    config = mesh.config.daemon
-    old = now - max(config.ask_ttl_seconds, config.delivery_queue_ttl_seconds) - KEPT_SECONDS
-    oldest = mesh.db.conn.execute("SELECT created_at FROM deliveries ORDER BY seq LIMIT 1").fetchone()
-    if oldest is not None and oldest[0] <= old:
-        with mesh.change() as change:
-            change.db.execute(
-                "DELETE FROM deliveries WHERE created_at <= ?1 AND coalesce(closed_at, created_at) <= ?1"
-                " AND state NOT IN ('queued', 'held', 'leased')",
-                (old,),
-            )
-
-
-def _next(mesh: Mesh, now: float, lease_seconds: float) -> float:
-    row = mesh.db.conn.execute("SELECT min(leased_at) FROM deliveries WHERE state = 'leased'").fetchone()
-    first = row[0] + lease_seconds - now if row[0] is not None else 60.0
-    row = mesh.db.conn.execute("SELECT min(expires_at) FROM deliveries WHERE state IN ('queued', 'held')").fetchone()
-    return max(0.05, min(first, row[0] - now if row[0] is not None else 60.0, 60.0))
-
-
 # -- wire --------------------------------------------------------------------
 
 
@@ -630,28 +413,6 @@ def addressee(db: Connection, delivery: Delivery, frame: Mapping[str, Any]) -> s
     """The recipient's name, as the frame says it; a broadcast's frame names nobody."""
     peer = None if "to_peer" in frame else peers.find(db, delivery.peer_id)
     return peer.display_name if peer is not None else str(frame.get("to_peer", delivery.peer_id))
-
-
-def as_json(db: Connection, delivery: Delivery) -> dict[str, Any]:
-    """A delivery as GET /deliveries/{id} shows it."""
-    frame = json.loads(delivery.frame)
-    return {
-        "delivery_id": delivery.delivery_id,
-        "kind": delivery.kind,
-        "trace": delivery.trace,
-        "from_peer": frame.get("from_peer"),
-        "from_peer_id": delivery.from_peer_id,
-        "to_peer": addressee(db, delivery, frame),
-        "peer_id": delivery.peer_id,
-        "state": delivery.state,
-        "reason": delivery.reason,
-        "attempts": delivery.attempts,
-        **{
-            name: wire.moment(getattr(delivery, name))
-            for name in ("created_at", "expires_at", "leased_at", "handed_at", "seen_at", "closed_at")
-        },
-        "text": frame["text"].rpartition(HINT)[0] if delivery.kind == "ask" else frame.get("text"),
-    }
 
 
 def standing(delivery: Delivery) -> dict[str, Any]:
@@ -663,22 +424,3 @@ def standing(delivery: Delivery) -> dict[str, Any]:
         "queued": waits,
         "state": delivery.state,
     }
-
-
-def its_own(mesh: Mesh, request: web.Request, delivery: Delivery) -> Peer | None:
-    """Who asks; 403 when it is an agent that neither sent it nor is to get it."""
-    caller = callers.calling(mesh, request)
-    if caller is not None and caller.peer_id not in (delivery.peer_id, delivery.from_peer_id):
-        raise forbidden("not_your_delivery", f"{delivery.delivery_id} is neither to nor from {caller.display_name}")
-    return caller
-
-
-async def get_delivery(request: web.Request) -> web.Response:
-    mesh = request.app[MESH]
-    note_receipts(mesh)
-    delivery = load(mesh.db.conn, request.match_info["delivery_id"])
-    its_own(mesh, request, delivery)
-    return wire.reply(as_json(mesh.db.conn, delivery))
-
-
-ROUTES = [web.get("/deliveries/{delivery_id}", get_delivery)]

@@ -14,7 +14,20 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from repowire import arrivals, chats, claims, deliveries, lives, peers, presence, reminders, sessions, transcripts, wire
+from repowire import (
+    arrivals,
+    chats,
+    claims,
+    deliveries,
+    lives,
+    peers,
+    presence,
+    receipts,
+    reminders,
+    sessions,
+    transcripts,
+    wire,
+)
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
@@ -205,7 +218,7 @@ def printed(change: Change, holder: str) -> list[Delivery]:
     """The hook's script printed what it was given."""
     taken = deliveries.taken_by(change.db, holder)
     for delivery in taken:
-        deliveries.receipt(change, delivery.delivery_id, "injected", peer_id=delivery.peer_id, by="hook")
+        receipts.receipt(change, delivery.delivery_id, "injected", peer_id=delivery.peer_id, by="hook")
     return taken
 
 
@@ -239,7 +252,7 @@ class Carried:
                 for peer_id in list(self._tries):
                     await look(mesh, peer_id)
                     left = self._tries[peer_id] - 1
-                    waits = await mesh.db.read(partial(deliveries.unshown, peer_id=peer_id))
+                    waits = await mesh.db.read(partial(receipts.unshown, peer_id=peer_id))
                     if not waits:
                         self._given.pop(peer_id, None)
                     if left < 0 or not waits:
@@ -271,8 +284,8 @@ async def settle_last_life(mesh: Mesh, peer_id: str, last: Session) -> None:
     alone: what it was given before a /clear stays what it is. So does what a pane was given: its ws-hook would not type
     it again.
     """
-    given = await mesh.db.read(lambda db: deliveries.unshown(db, peer_id))
-    given += [one for one in deliveries.unprinted(mesh.db.conn, peer_id) if one not in given]
+    given = await mesh.db.read(lambda db: receipts.unshown(db, peer_id))
+    given += [one for one in receipts.unprinted(mesh.db.conn, peer_id) if one not in given]
     if not given:
         return
     ids = set() if last.transcript is None else await asyncio.to_thread(transcripts.shown_in, Path(last.transcript))
@@ -290,7 +303,7 @@ async def take_back(mesh: Mesh, peer_id: str) -> None:
     the same session, goes on after the hook's time and lacks the id, nobody read it and nobody will.
     """
     session = sessions.find(mesh.db.conn, peer_id)
-    given = deliveries.unprinted(mesh.db.conn, peer_id)
+    given = receipts.unprinted(mesh.db.conn, peer_id)
     if not given or session is None or session.transcript is None:
         return
     transcript = Path(session.transcript)

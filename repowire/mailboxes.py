@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from repowire import deliveries
+from repowire import deliveries, receipts
 from repowire.bus import Nudge
 from repowire.deliveries import SENT_SECONDS, WINDOW, Delivery
 from repowire.doors import Door
@@ -154,7 +154,7 @@ def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
 
 def _note_sent(mesh: Mesh) -> None:
     """Say what was sent a while ago, and look again as long as there is more."""
-    deliveries.note_receipts(mesh)
+    receipts.note(mesh)
     if mesh.doors.sent:
         asyncio.get_running_loop().call_later(SENT_SECONDS, _note_sent, mesh)
 
@@ -180,7 +180,7 @@ def _shut(mesh: Mesh, door: Door) -> None:
     _wake(mesh, door)
     unwritten = door.unwritten + _all_in(door)
     with mesh.change() as change:
-        deliveries.take_receipts(change)
+        receipts.take(change)
         if unwritten:
             deliveries.release(change, unwritten, "way_closed")
         if not door.remembers:
@@ -242,10 +242,10 @@ def injected(mesh: Mesh, door: Door, delivery_id: str) -> bool:
     if trace is None:
         return False
     mesh.doors.sent.pop(delivery_id, None)
-    receipts = mesh.doors.receipts
-    receipts.append((delivery_id, trace, door))
+    came = mesh.doors.receipts
+    came.append((delivery_id, trace, door))
     if not mesh.shared:
-        deliveries.note_receipts(mesh)
-    elif len(receipts) == 1:
-        asyncio.get_running_loop().call_later(LATE_SECONDS, deliveries.note_receipts, mesh)
+        receipts.note(mesh)
+    elif len(came) == 1:
+        asyncio.get_running_loop().call_later(LATE_SECONDS, receipts.note, mesh)
     return True

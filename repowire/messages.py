@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, traces, wire
+from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, receipts, traces, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
@@ -355,7 +355,7 @@ async def get_messages(request: web.Request) -> web.Response:
         before=2**62 if before is None else before,
         most=most + 1,
     )
-    deliveries.note_receipts(mesh)
+    receipts.note(mesh)
     await mesh.committed()
     rows = await mesh.db.read(lambda reader: _sought(reader, sought))
     return wire.reply(
@@ -381,7 +381,7 @@ def _since(request: web.Request) -> float:
 async def get_message(request: web.Request) -> web.Response:
     """One message, by its delivery's id or its ask's, with its trace."""
     mesh, wanted = request.app[MESH], request.match_info["message_id"]
-    deliveries.note_receipts(mesh)
+    receipts.note(mesh)
     ask = asks.find(mesh.db.conn, wanted)
     delivery = deliveries.find(mesh.db.conn, ask.delivery_id if ask else wanted)
     if delivery is None:

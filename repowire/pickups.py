@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, deliveries, peers, wire
+from repowire import callers, deliveries, peers, receipts, wire
 from repowire.deliveries import PICKUP, Delivery
 from repowire.errors import gone, invalid, malformed, not_found
 from repowire.mesh import MESH, Change
@@ -32,7 +32,7 @@ def confirm(change: Change, token: str, only: set[str] | None, status: str, deta
     if not taken:
         raise gone("lease_over", "nothing is leased under this token: it was confirmed before, or the lease ran out")
     for one in taken:
-        deliveries.receipt(change, one.delivery_id, status, detail, peer_id=one.peer_id, by="pickup")
+        receipts.receipt(change, one.delivery_id, status, detail, peer_id=one.peer_id, by="pickup")
     return taken
 
 

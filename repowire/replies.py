@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, mailboxes, peers, wire
+from repowire import asks, callers, deliveries, mailboxes, peers, receipts, wire
 from repowire.asks import Ask, wait_topic
 from repowire.deliveries import Delivery
 from repowire.errors import forbidden, gone, not_found
@@ -56,7 +56,7 @@ def _answer(
     change: Change, mesh: Mesh, correlation_id: str, reply: Reply, reason: str, by: str | None
 ) -> Delivery | None:
     """What its recipient makes of an ask, by the one guarded UPDATE: the first wins."""
-    deliveries.take_receipts(change)
+    receipts.take(change)
     awaited = mesh.bus.heard(wait_topic(correlation_id))
     row = change.db.execute(
         _ANSWER, (change.now, reason, reply.text, _packed(reply), by, int(reply.bare or not awaited), correlation_id)

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from repowire import asks, claims, deliveries, lives, mailboxes, names, peers, presence, replies, wire
+from repowire import asks, claims, lives, mailboxes, names, peers, presence, receipts, replies, wire
 from repowire.auth import ADMITTED, caller
 from repowire.bus import Nudge
 from repowire.deliveries import Delivery
@@ -408,7 +408,7 @@ def on_delivery_ack(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body
         raise invalid("status", "is required")  # without it nothing is known, and a repeat would be a second injection
     delivery_id = frame.text("delivery_id", max_chars=64)
     detail = frame.optional_text("detail", max_chars=1000)
-    deliveries.receipt(change, delivery_id, status, detail, peer_id=socket.peer_id)
+    receipts.receipt(change, delivery_id, status, detail, peer_id=socket.peer_id)
 
 
 def on_ready(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:

@@ -61,6 +61,25 @@ def for_good(peer: Peer, now: float) -> bool:
 # -- rules ---------------------------------------------------------------------
 
 
+def move(change: Change, peer_id: str, heir: Peer) -> int:
+    """What waits in one mailbox goes into another, in its old place; returns how many. See `succession`."""
+    rows = change.db.execute(
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq", (peer_id,)
+    ).fetchall()
+    for one in (Delivery(*row) for row in rows):
+        frame = json.loads(one.frame)
+        if frame.get("to_peer") is not None:
+            frame["to_peer"] = heir.display_name
+        change.db.execute(
+            "UPDATE deliveries SET peer_id = ?, frame = ?, state = 'queued', reason = 'handed_over' WHERE seq = ?",
+            (heir.peer_id, deliveries.encode(frame), one.seq),
+        )
+        deliveries.say(change, "queued", one._replace(peer_id=heir.peer_id), "handed_over")
+    if rows:
+        deliveries.mail(change, heir.peer_id)
+    return len(rows)
+
+
 def hand_over(change: Change, mesh: Mesh, old: Peer, new: Peer) -> int:
     """Move what is open for one peer to another; returns how many items moved. The same again moves nothing."""
     moved = 0
@@ -76,7 +95,7 @@ def hand_over(change: Change, mesh: Mesh, old: Peer, new: Peer) -> int:
             "ask.handed_over", correlation_id=correlation_id, peer_id=new.peer_id, by=old.peer_id, side="asker"
         )
         moved += 1
-    return moved + deliveries.move(change, old.peer_id, new)
+    return moved + move(change, old.peer_id, new)
 
 
 def _move_asked(change: Change, mesh: Mesh, ask: Ask, old: Peer, new: Peer) -> int:

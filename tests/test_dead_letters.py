@@ -2,7 +2,7 @@
 
 import pytest
 
-from repowire import claims, dead_letters, deliveries, replies
+from repowire import claims, dead_letters, deliveries, leases, replies
 from repowire.claims import Claim
 
 
@@ -17,7 +17,7 @@ async def dead(api, clock, **fields):
     """A notify from ann to ben that nobody fetched in time."""
     sent = await api.post("/notify", from_peer="ann", to_peer="ben", **{"text": "x", **fields})
     clock.advance(api.mesh.config.daemon.delivery_queue_ttl_seconds + 1)
-    deliveries.tick(api.mesh)
+    leases.tick(api.mesh)
     dead_letters.tick(api.mesh)
     return sent["delivery_id"]
 
@@ -40,7 +40,7 @@ async def test_the_sender_of_an_expired_message_is_told_once(both, town, clock):
 async def test_a_notice_that_dies_is_told_to_nobody(both, town, clock):
     await dead(both, clock)
     clock.advance(both.mesh.config.daemon.delivery_queue_ttl_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     dead_letters.tick(both.mesh)
     assert await mail(both, "ben") == []
     assert await mail(both, "ann") == []
@@ -54,7 +54,7 @@ async def test_told_once_over_a_crash_between_death_and_notice(new_mesh, new_api
         frame = {"type": "notify", "from_peer": "ann", "to_peer": "ben", "text": "x"}
         deliveries.queue(change, ben.peer_id, frame, from_peer_id=ann.peer_id, expires_at=change.now + 5, most=9)
     clock.advance(6)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     mesh.close()  # before anybody was told
     mesh = new_mesh(tmp_path / "home", clock)
     dead_letters.tick(mesh)
@@ -99,7 +99,7 @@ async def test_retry_gives_another_lifetime_and_a_second_death_is_told_again(bot
     again = await both.post(f"/deliveries/{gone}/retry", expect=409)
     assert again["detail"]["error"] == "not_dead"
     clock.advance(both.mesh.config.daemon.delivery_queue_ttl_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     dead_letters.tick(both.mesh)
     assert len(await mail(both, "ann")) == 1
     await both.post(f"/deliveries/{gone}/retry")
@@ -117,7 +117,7 @@ async def test_what_may_have_arrived_is_not_retried_nor_dropped(both, town, cloc
     sent = await both.post("/notify", from_peer="ann", to_peer="ben", text="x")
     await both.get("/deliveries/pending", peer_id="ben")
     clock.advance(both.mesh.config.daemon.delivery_lease_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     refused = await both.post(f"/deliveries/{sent['delivery_id']}/retry", expect=409)
     assert (refused["detail"]["error"], refused["detail"]["state"]) == ("not_dead", "unknown")
     refused = await both.delete(f"/deliveries/{sent['delivery_id']}", expect=409)
@@ -143,7 +143,7 @@ async def test_an_open_ask_is_declined_and_not_dropped(both, town):
 async def test_an_expired_ask_is_told_by_the_ask_alone(both, town, clock):
     ask = await both.post("/ask", from_peer="ann", to_peer="ben", text="?", if_offline="queue")
     clock.advance(both.mesh.config.daemon.ask_ttl_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     replies.tick(both.mesh)
     dead_letters.tick(both.mesh)
     (told,) = await mail(both, "ann")
@@ -176,7 +176,7 @@ async def test_a_notice_that_was_retried_and_dies_again_is_told_to_nobody(both, 
     await dead(both, clock)
     for _ in range(2):
         clock.advance(both.mesh.config.daemon.delivery_queue_ttl_seconds + 1)
-        deliveries.tick(both.mesh)
+        leases.tick(both.mesh)
         dead_letters.tick(both.mesh)
         listed = (await both.get("/deliveries", dead="true"))["deliveries"]
         (notice,) = [one for one in listed if one["to_peer"] == "ann"]
@@ -196,7 +196,7 @@ async def test_the_copies_of_a_broadcast_that_died_in_two_ways_make_two_notices(
         for one in made[::2]:
             deliveries.cancel(change, one.delivery_id, "gone")
         clock.advance(6)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     dead_letters.tick(both.mesh)
     told = sorted(await mail(both, "ann"))
     assert [one.partition("]")[0] for one in told] == [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from conftest import until_async
 
-from repowire import claims, deliveries, mailboxes
+from repowire import claims, deliveries, leases, mailboxes, receipts
 from repowire.claims import Claim
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -34,7 +34,7 @@ def lease(mesh, ben, holder="socket:a", most=1):
 
 def receipt(mesh, ben, one, status="injected", detail=None):
     with mesh.change() as change:
-        deliveries.receipt(change, one.delivery_id, status, detail, peer_id=ben.peer_id)
+        receipts.receipt(change, one.delivery_id, status, detail, peer_id=ben.peer_id)
 
 
 def state(mesh, one):
@@ -54,7 +54,7 @@ async def test_what_became_unknown_in_a_long_stop_is_taken_again_by_who_remember
     one = queue(mesh, ben)
     lease(mesh, ben, "instance:a")
     clock.advance(mesh.config.daemon.delivery_lease_seconds + 1)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     assert state(mesh, one)[0] == "unknown"
     with mesh.change() as change:
         assert deliveries.take_again(change, ben.peer_id, "instance:b") == []
@@ -69,10 +69,10 @@ async def test_what_ended_is_forgotten_after_its_time_and_what_waits_is_not(mesh
     lease(mesh, ben)
     receipt(mesh, ben, one)
     clock.advance(kept - 1)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     assert state(mesh, one)[0] == "handed"
     clock.advance(2)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     assert deliveries.find(mesh.db.conn, one.delivery_id) is None
     assert state(mesh, waits)[0] == "queued"
 
@@ -184,19 +184,19 @@ async def test_silence_past_the_lease_is_unknown_and_is_not_sent_again(mesh, ben
     one = queue(mesh, ben, seconds=1e6)
     lease(mesh, ben)
     clock.advance(mesh.config.daemon.delivery_lease_seconds - 1)
-    assert deliveries.tick(mesh) == pytest.approx(1.0)
+    assert leases.tick(mesh) == pytest.approx(1.0)
     assert state(mesh, one)[0] == "leased"
     clock.advance(1)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     assert state(mesh, one) == ("unknown", "no receipt came within the lease")
     assert lease(mesh, ben) == []
 
 
 async def test_mail_that_nobody_fetches_expires(mesh, ben, clock):
     one, other = queue(mesh, ben, seconds=50), queue(mesh, ben, seconds=70)
-    assert deliveries.tick(mesh) == pytest.approx(50.0)
+    assert leases.tick(mesh) == pytest.approx(50.0)
     clock.advance(50)
-    assert deliveries.tick(mesh) == pytest.approx(20.0)
+    assert leases.tick(mesh) == pytest.approx(20.0)
     assert (state(mesh, one)[0], state(mesh, other)[0]) == ("expired", "queued")
     assert [two.delivery_id for two in lease(mesh, ben, most=9)] == [other.delivery_id]
 
@@ -206,9 +206,9 @@ async def test_a_second_tick_records_nothing(mesh, ben, clock):
     lease(mesh, ben)
     queue(mesh, ben, seconds=1)
     clock.advance(1000)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     at = mesh.ledger.last
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     assert mesh.ledger.last == at
 
 
@@ -465,7 +465,7 @@ async def test_what_was_drained_becomes_unknown_and_is_given_out_no_more(mesh, b
     one = queue(mesh, ben)
     lease(mesh, ben, "poll")
     clock.advance(mesh.config.daemon.delivery_lease_seconds + 1)
-    deliveries.tick(mesh)
+    leases.tick(mesh)
     assert state(mesh, one)[0] == "unknown"
     assert lease(mesh, ben, "poll") == []
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
-from repowire import ask_many, asks, claims, config, daemon, deliveries, peers, replies
+from repowire import ask_many, asks, claims, config, daemon, deliveries, peers, receipts, replies
 from repowire.asks import Draft
 from repowire.claims import Claim
 from repowire.errors import Refusal
@@ -213,7 +213,7 @@ class LifeOfAsks(RuleBasedStateMachine):
     def read_mail(self, name):
         with self.mesh.change() as change:
             for one in deliveries.lease(change, self.ids[name], "socket:x", 100):
-                deliveries.receipt(change, one.delivery_id, "injected", peer_id=self.ids[name])
+                receipts.receipt(change, one.delivery_id, "injected", peer_id=self.ids[name])
                 assert one.delivery_id not in self.seen, "sent twice"
                 self.seen.add(one.delivery_id)
                 if one.kind == "notify":

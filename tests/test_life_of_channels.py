@@ -20,7 +20,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from repowire import channels, claims, config, daemon, deliveries, hooks, mailboxes, protocol, sessions
+from repowire import (
+    channels,
+    claims,
+    config,
+    daemon,
+    deliveries,
+    hooks,
+    leases,
+    mailboxes,
+    protocol,
+    receipts,
+    sessions,
+)
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
 from repowire.claims import Claim
@@ -292,7 +304,7 @@ class LifeOfChannels(RuleBasedStateMachine):
     def receipted(self, one: str, status: str) -> bool:
         if not (status == "injected" and mailboxes.injected(self.mesh, self.door, one)):
             with self.mesh.change() as change:
-                deliveries.receipt(change, one, status, peer_id=self.peer.peer_id)
+                receipts.receipt(change, one, status, peer_id=self.peer.peer_id)
         return True
 
     @precondition(lambda self: self.runtime.box)
@@ -425,9 +437,9 @@ class LifeOfChannels(RuleBasedStateMachine):
 
     def pass_time(self, seconds):
         async def later() -> None:
-            deliveries.note_receipts(self.mesh)
+            receipts.note(self.mesh)
             self.clock.advance(seconds)
-            deliveries.tick(self.mesh)
+            leases.tick(self.mesh)
             if self.door is not None:
                 self.door.nudge.ring()
 
@@ -464,7 +476,7 @@ class LifeOfChannels(RuleBasedStateMachine):
                 assert state in ("leased", "unknown")
 
     def note(self) -> None:
-        deliveries.note_receipts(self.mesh)
+        receipts.note(self.mesh)
         self.mesh.commit()
 
     async def end_well(self) -> None:
@@ -478,7 +490,7 @@ class LifeOfChannels(RuleBasedStateMachine):
                     for one in hooks.printed(change, answer.holder):
                         self.truths[one.delivery_id].given += 1
         self.clock.advance(1000.0)
-        deliveries.tick(self.mesh)
+        leases.tick(self.mesh)
         self.mesh.commit()
         rows = self.mesh.db.conn.execute("SELECT delivery_id, state FROM deliveries").fetchall()
         assert {state for _, state in rows} <= {"handed", "seen", "unknown"}

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from repowire import claims, config, daemon, deliveries, mailboxes
+from repowire import claims, config, daemon, deliveries, leases, mailboxes, receipts
 from repowire.claims import Claim
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -227,24 +227,24 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         late, self.late = self.late, []
         self.run(self.say(late))
 
-    async def say(self, receipts) -> None:
+    async def say(self, said) -> None:
         """As a socket takes them."""
-        for delivery_id, status in receipts:
+        for delivery_id, status in said:
             if status == "injected" and self.far is not None and mailboxes.injected(self.mesh, self.door, delivery_id):
                 continue
             if status == "held" and self.truths[delivery_id].injections:
                 continue  # outdated: a program does not take back what it did
             with self.mesh.change() as change:
-                deliveries.receipt(change, delivery_id, status, peer_id=self.peer_id)
-        deliveries.note_receipts(self.mesh)
+                receipts.receipt(change, delivery_id, status, peer_id=self.peer_id)
+        receipts.note(self.mesh)
         await self.notice()
 
     @rule(seconds=st.sampled_from([1.0, 61.0]))
     def pass_time(self, seconds):
         async def later() -> None:
-            deliveries.note_receipts(self.mesh)
+            receipts.note(self.mesh)
             self.clock.advance(seconds)
-            deliveries.tick(self.mesh)
+            leases.tick(self.mesh)
             if self.far is not None:
                 self.door.nudge.ring()
 
@@ -271,7 +271,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     async def note(self) -> None:
         """What waits to be noted together with its neighbours is noted now."""
-        deliveries.note_receipts(self.mesh)
+        receipts.note(self.mesh)
         self.mesh.commit()
 
     def states(self) -> dict[str, str]:
@@ -314,7 +314,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
             receipts, self.far.receipts = self.far.receipts, []
             await self.say(receipts)
         self.clock.advance(1000.0)
-        deliveries.tick(self.mesh)
+        leases.tick(self.mesh)
         self.mesh.commit()
         for delivery_id, state in self.states().items():
             assert state in ("handed", "unknown"), state

@@ -2,7 +2,7 @@
 
 import pytest
 
-from repowire import callers, deliveries, peers
+from repowire import callers, leases, peers
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def test_what_was_never_confirmed_comes_back_in_its_place(both, ben, clock
     first = await both.get("/deliveries/pending", peer_id="ben", confirm="true", max_results=1)
     await both.post("/notify", to_peer="ben", text="three")
     clock.advance(both.mesh.config.daemon.delivery_lease_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     late = await both.post("/deliveries/confirm", expect=410, lease=first["lease"])
     assert late["detail"]["error"] == "lease_over"
     got = await both.get("/deliveries/pending", peer_id="ben", confirm="true")
@@ -74,7 +74,7 @@ async def test_the_published_drain_keeps_its_shape_and_gives_out_once(both, ben,
         *("correlation_id", "attachments"),
     }
     clock.advance(both.mesh.config.daemon.delivery_lease_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     assert await states(both) == ["unknown", "unknown"]
     assert (await both.get("/deliveries/pending", peer_id="ben"))["deliveries"] == []
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from repowire import asks, claims, deliveries, hooks, presence, reminders
+from repowire import asks, claims, deliveries, hooks, presence, receipts, reminders
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
 from repowire.asks import Draft
@@ -25,7 +25,7 @@ def ask(mesh, ben, text="is it green?", *, shown=True, sender="ann"):
         opened, delivery = asks.open_ask(change, mesh, Draft(sender, "ben", text, keep_if_offline=True))
     if shown:
         with mesh.change() as change:
-            assert deliveries.seen(change, ben.peer_id, delivery.delivery_id, "prompt")
+            assert receipts.seen(change, ben.peer_id, delivery.delivery_id, "prompt")
     return opened
 
 
@@ -73,7 +73,7 @@ def test_one_that_was_handed_and_never_shown_is_said_after_a_while(mesh, ben, cl
     opened = ask(mesh, ben, shown=False)
     with mesh.change() as change:
         deliveries.lease(change, ben.peer_id, "hook:x")
-        deliveries.receipt(change, opened.delivery_id, "injected", peer_id=ben.peer_id, by="hook")
+        receipts.receipt(change, opened.delivery_id, "injected", peer_id=ben.peer_id, by="hook")
     assert remind(mesh, ben) == ""
     clock.advance(15 * MINUTE)
     assert named(remind(mesh, ben)) == [opened.correlation_id]

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from conftest import DEADLINE_SECONDS, until_async
 
-from repowire import asks, deliveries, mailboxes, peers, presence, sockets
+from repowire import asks, deliveries, leases, mailboxes, peers, presence, receipts, sockets
 from repowire.protocol import MAX_FRAME_BYTES
 
 RECEIPTS = ["delivery_receipts"]
@@ -114,7 +114,7 @@ async def frames_seen(peer):
 
 
 def delivery(api, delivery_id):
-    deliveries.note_receipts(api.mesh)
+    receipts.note(api.mesh)
     return deliveries.load(api.mesh.db.conn, delivery_id)
 
 
@@ -495,7 +495,7 @@ async def test_a_receipt_after_the_lease_still_counts(both, clock):
     sent = await notify(both, "ben")
     frame = await ben.next()
     clock.advance(both.mesh.config.daemon.delivery_lease_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     await both.mesh.committed()
     assert delivery(both, sent["delivery_id"]).state == "unknown"
     await ben.receipt(frame)

@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import DEADLINE_SECONDS, until_async
 
-from repowire import traces
+from repowire import leases, traces
 
 OPENING = ["created", "resolved_peer", "routed", "leased", "websocket_sent"]
 RECEIPTS = ["delivery_receipts"]
@@ -199,10 +199,10 @@ async def test_the_stages_of_an_answered_ask_are_in_the_published_order(both):
 async def test_the_end_of_an_ask_that_nobody_answered_is_in_its_trace(both, clock):
     await both.post("/peers", name="ben", path="/src/ben")
     cid = (await both.post("/ask", from_peer="ann", to_peer="ben", text="?", if_offline="queue"))["correlation_id"]
-    from repowire import deliveries, replies
+    from repowire import replies
 
     clock.advance(both.mesh.config.daemon.ask_ttl_seconds + 1)
-    deliveries.tick(both.mesh)
+    leases.tick(both.mesh)
     await both.mesh.committed()
     replies.tick(both.mesh)
     await both.mesh.committed()

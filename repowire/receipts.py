@@ -1,0 +1,112 @@
+"""Receipts: what is proved of a message that was sent.
+
+Every receipt comes through one door, `receipt`, late, double and wrong ones too; `seen` comes from the runtime alone.
+What was sent and not receipted is `leased`, and after its lease `unknown`; see `leases`.
+"""
+
+import time
+from sqlite3 import Connection
+
+from repowire import deliveries
+from repowire.deliveries import RETRY_MOST_SECONDS, SENT_SECONDS, Delivery
+from repowire.mesh import Change, Mesh
+from repowire.protocol import HELD, LEASED, UNKNOWN
+
+
+def receipt(
+    change: Change, delivery_id: str, status: str, detail: str | None = None, *, peer_id: str, by: str | None = None
+) -> None:
+    """The one door for receipts, late, double and wrong ones too.
+
+    `injected` proves `handed`; `held`, `rejected` and `failed` say that nothing was injected, so the message goes back
+    into the mailbox as `held` with the reason. Only the recipient may give one, and none makes a state weaker. `by` is
+    the taker, where it was not the peer's door.
+    """
+    take(change)
+    delivery, door = deliveries.find(change.db, delivery_id), change.mesh.doors.of(peer_id)
+    if delivery is None or delivery.peer_id != peer_id:
+        return
+    deliveries.say_sent(change, delivery_id)
+    if door is not None:
+        door.receipted(delivery_id)
+    if status == "injected":
+        if change.db.execute(_HANDED, (change.now, delivery_id)).rowcount == 1:
+            deliveries.say(change, "handed", delivery, by=by or (door.way if door is not None else "socket"))
+            change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (change.now, peer_id))
+    elif deliveries.become(change, delivery, (LEASED, UNKNOWN), HELD, detail or status):
+        deliveries.say(change, "held", delivery, detail or status, status=status)
+        change.db.execute("UPDATE peers SET failed_at = ? WHERE peer_id = ?", (change.now, peer_id))
+        if door is not None and by is None:
+            soon = RETRY_MOST_SECONDS if door.watches else min(RETRY_MOST_SECONDS, 2.0 ** min(delivery.attempts, 10))
+            door.retry_at = change.now + soon
+            deliveries.mail(change, peer_id)
+
+
+def note(mesh: Mesh) -> None:
+    """Note the receipts that came meanwhile, and what was sent and has none."""
+    if mesh.doors.receipts or mesh.doors.sent:
+        with mesh.change() as change:
+            take(change)
+
+
+def take(change: Change) -> None:
+    """Note what was sent and the receipts that came before this change, so that the order of events is the true one."""
+    sent = change.mesh.doors.sent
+    while sent and next(iter(sent.values()))[2] <= time.monotonic() - SENT_SECONDS:
+        deliveries.say_sent(change, next(iter(sent)))
+    receipts = change.mesh.doors.receipts
+    if receipts:
+        change.mesh.doors.receipts = []
+        change.db.executemany(_HANDED, [(change.now, delivery_id) for delivery_id, _, _ in receipts])
+        for delivery_id, trace, door in receipts:
+            deliveries.note(change, "handed", delivery_id, trace, door.peer_id, by=door.way)
+            door.handed_at = change.now
+
+
+_HANDED = (
+    "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?"
+    " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'unknown')"
+)
+
+
+def seen(change: Change, peer_id: str, delivery_id: str, by: str) -> bool:
+    """The runtime showed the message's id, which is the proof that it was read; `by` is what showed it.
+
+    True when that is news. Whatever was believed of it before, it is never sent again.
+    """
+    take(change)
+    change.mesh.doors.sent.pop(delivery_id, None)  # seen proves that it was sent
+    row = change.db.execute(_SEEN, (change.now, delivery_id, peer_id)).fetchone()
+    if row is None:
+        return False
+    delivery = Delivery(*row)
+    deliveries.say(change, "seen", delivery, by=by)
+    if (door := change.mesh.doors.of(peer_id)) is not None:
+        door.receipted(delivery_id)
+    return True
+
+
+_SEEN = (
+    "UPDATE deliveries SET state = 'seen', reason = NULL, seen_at = ? WHERE delivery_id = ? AND peer_id = ?"
+    " AND state IN ('queued', 'held', 'leased', 'handed', 'unknown') RETURNING *"
+)
+
+
+def unshown(db: Connection, peer_id: str) -> list[Delivery]:
+    """What a peer's channel or hook was given and its runtime never showed, in order. Reads the whole table."""
+    rows = db.execute(
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('handed', 'unknown')"
+        " AND (leased_by GLOB 'channel:*' OR leased_by GLOB 'hook:*') ORDER BY seq",
+        (peer_id,),
+    )
+    return [Delivery(*row) for row in rows]
+
+
+def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
+    """What a peer's hooks were given and have not receipted, in order."""
+    found = []
+    for state in (LEASED, UNKNOWN):  # each has an index
+        found += db.execute(
+            f"SELECT * FROM deliveries WHERE peer_id = ? AND state = '{state}' AND leased_by GLOB 'hook:*'", (peer_id,)
+        ).fetchall()
+    return sorted(Delivery(*row) for row in found)
