@@ -7,6 +7,7 @@ own commands are run here, in one call for all of a look; nobody else runs them.
 """
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -160,43 +161,193 @@ class Pane:
         return whole
 
     async def _run(self, *arguments: str, stdin: bytes | None = None) -> tuple[int, str]:
-        """One call; its exit code and what it said. Raises Gone when no server answers, Hangs when it does not.
+        """One call; its exit code and what it said. Raises Gone when no server answers, Hangs when it does not."""
+        code, said, words = await _call(self.server.socket, *arguments, stdin=stdin)
+        if code and any(sign in words for sign in NOBODY):
+            raise Gone(words.strip())
+        return code, said
 
-        Files and no pipes: a hanging server holds the ends that its client passed on to it, and a pipe would not end.
-        """
-        with TemporaryFile() as given, TemporaryFile() as said, TemporaryFile() as complained:
-            if stdin is not None:
-                given.write(stdin)
-                given.seek(0)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    PROGRAM,
-                    "-u",  # else what is no ASCII comes back as "_" where the locale is C
-                    "-S",
-                    self.server.socket,
-                    *arguments,
-                    stdin=given,
-                    stdout=said,
-                    stderr=complained,
-                )
-            except OSError as error:
-                raise Gone(f"{PROGRAM} cannot be run: {error.strerror}") from None
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    code = await process.wait()
-            except TimeoutError:
-                raise Hangs(f"the tmux on {self.server.socket} does not answer") from None
-            finally:
-                if process.returncode is None:
-                    with suppress(ProcessLookupError):
-                        process.kill()
-                    await asyncio.shield(process.wait())
-            words = _all_of(complained)
-            if code and any(
-                sign in words for sign in ("no server running", "error connecting", "lost server", "server exited")
-            ):
-                raise Gone(words.strip())
-            return code, _all_of(said)
+
+# -- windows: opened and closed ----------------------------------------------------
+
+
+class Opened(NamedTuple):
+    """A pane whose program was started just now."""
+
+    server_pid: int
+    session: str
+    window: str  # its index
+    pane_id: str
+    pane_pid: int
+
+
+class Found(NamedTuple):
+    """A pane that was looked for by its command."""
+
+    server_pid: int
+    pane_id: str
+    pane_pid: int
+    dead: bool
+
+
+_FOUND = "#{pid}|#{pane_id}|#{pane_pid}|#{pane_dead}|#{pane_start_command}"
+_OPENED = "#{pid}|#{session_name}|#{window_index}|#{pane_id}|#{pane_pid}"
+SIZE = ("-x", "200", "-y", "50")  # of a session that nobody looks at yet
+TRIES = 3  # somebody else may make or end the session between two calls
+
+
+class Failed(Exception):
+    """tmux cannot do it; in its words."""
+
+
+def default_socket() -> str:
+    """Where the user's own tmux listens, as tmux itself finds it."""
+    return os.path.join(os.environ.get("TMUX_TMPDIR") or "/tmp", f"tmux-{os.getuid()}", "default")
+
+
+async def open_window(socket: str, session: str, name: str, folder: str, command: Sequence[str]) -> Opened:
+    """Run a command in a window of its own, in the background; session and server are made where there are none.
+
+    Session and name are letters, digits, `_` and `-`. Raises Failed, or Hangs: then the window may come yet.
+    """
+    where = ("-n", name, "-c", _word(_literal(folder)), "-P", "-F", _OPENED, "-d")
+    words = ""
+    for _ in range(TRIES):
+        code, _, words = await _call(socket, "has-session", "-t", f"={session}")
+        if code == 0:
+            code, said, words = await _call(socket, "new-window", "-t", f"={session}:", *where, *map(_word, command))
+        else:
+            code, said, words = await _call(socket, "new-session", "-s", session, *SIZE, *where, *map(_word, command))
+        facts = said.strip().split("|")
+        if code == 0 and len(facts) == 5:
+            return Opened(_number(facts[0]), facts[1], facts[2], facts[3], _number(facts[4]))
+    raise Failed(words.strip() or "tmux did not say which pane it opened")
+
+
+async def respawn(server: Server, pane_id: str, pane_pid: int, folder: str, command: Sequence[str]) -> Opened | None:
+    """Run a command in a pane whose program, that very one, has ended and which remains. None when it is not so."""
+    line = " ".join(["respawn-pane", "-t", pane_id, "-c", _quoted(_literal(folder)), *map(_quoted, command)])
+    if not await _if_it_is(server, pane_id, pane_pid, line, dead=True):
+        return None
+    _, said, _ = await _call(server.socket, "display-message", "-p", "-t", pane_id, _OPENED)
+    facts = said.strip().split("|")
+    return Opened(_number(facts[0]), facts[1], facts[2], facts[3], _number(facts[4])) if len(facts) == 5 else None
+
+
+async def find(socket: str, word: str) -> list[Found]:
+    """The panes whose command has this word in it, alive or dead; none where no server answers. Raises Hangs."""
+    code, said, _ = await _call(socket, "list-panes", "-a", "-F", _FOUND)
+    found = []
+    for line in said.splitlines() if code == 0 else []:
+        facts = line.split("|", 4)
+        if len(facts) == 5 and word in facts[4]:
+            found.append(Found(_number(facts[0]), facts[1], _number(facts[2]), facts[3] not in ("", "0")))
+    return found
+
+
+async def shown(server: Server, pane_id: str) -> tuple[str, int | None]:
+    """What a pane shows, without colours, and with what status its program ended, if it did."""
+    _, said, _ = await _call(
+        server.socket,
+        *("display-message", "-p", "-t", pane_id, "#{pane_dead_status}", ";"),
+        *("capture-pane", "-p", "-J", "-S", "-50", "-t", pane_id),
+    )
+    status, _, screen = said.partition("\n")
+    return screen, int(status) if status.isdigit() else None
+
+
+async def remain(server: Server, pane_id: str, pane_pid: int, *, on: bool) -> bool:
+    """Let the pane stand when its program ends, with what it shows; or as its user set it. False when it is gone."""
+    does = f"set-option -p -t {pane_id} remain-on-exit on" if on else f"set-option -p -u -t {pane_id} remain-on-exit"
+    return await _if_it_is(server, pane_id, pane_pid, does)
+
+
+async def kill_pane(server: Server, pane_id: str, pane_pid: int) -> bool:
+    """Close that very pane, dead or alive; False when there is none of it. A window and a session end with the last."""
+    return await _if_it_is(server, pane_id, pane_pid, f"kill-pane -t {pane_id}")
+
+
+async def _if_it_is(server: Server, pane_id: str, pane_pid: int, does: str, *, dead: bool = False) -> bool:
+    """Do it where server, pane and process are the very ones, in one turn of the server's thread."""
+    if not PANE_ID.fullmatch(pane_id):
+        raise ValueError(f"{pane_id!r} is no pane id of tmux")
+    conditions = [
+        f"#{{==:#{{pid}},{server.pid}}}",
+        f"#{{==:#{{pane_id}},{pane_id}}}",
+        f"#{{==:#{{pane_pid}},{pane_pid}}}",
+    ]
+    whole = "#{?pane_dead,1,0}" if dead else "1"
+    for condition in conditions:
+        whole = f"#{{&&:{condition},{whole}}}"
+    # said first: with its last pane the server ends, and says no more
+    code, said, words = await _call(
+        server.socket,
+        "if-shell",
+        "-F",
+        "-t",
+        pane_id,
+        whole,
+        f"display-message -p done ; {does}",
+        "display-message -p no",
+    )
+    if said == "done\n" and code and not any(sign in words for sign in NOBODY):
+        raise Failed(words.strip())
+    return said == "done\n"
+
+
+def _literal(text: str) -> str:
+    """A text that tmux would take for a format, in which `#(…)` is a command."""
+    return text.replace("#", "##")
+
+
+def _word(text: str) -> str:
+    """An argument as tmux shall have it: it takes the last `;` of one for the end of its command."""
+    return f"{text[:-1]}\\;" if text.endswith(";") else text
+
+
+def _quoted(text: str) -> str:
+    """A word inside a line that tmux parses."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- calls --------------------------------------------------------------------------
+
+NOBODY = ("no server running", "error connecting", "lost server", "server exited")
+
+
+async def _call(socket: str, *arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
+    """One call; its exit code, what it said, and what it complained of. Raises Hangs.
+
+    Files and no pipes: a hanging server holds the ends that its client passed on to it, and a pipe would not end.
+    """
+    with TemporaryFile() as given, TemporaryFile() as said, TemporaryFile() as complained:
+        if stdin is not None:
+            given.write(stdin)
+            given.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                PROGRAM,
+                "-u",  # else what is no ASCII comes back as "_" where the locale is C
+                "-S",
+                socket,
+                *arguments,
+                stdin=given,
+                stdout=said,
+                stderr=complained,
+            )
+        except OSError as error:
+            raise Gone(f"{PROGRAM} cannot be run: {error.strerror}") from None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                code = await process.wait()
+        except TimeoutError:
+            raise Hangs(f"the tmux on {socket} does not answer") from None
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await asyncio.shield(process.wait())
+        return code, _all_of(said), _all_of(complained)
 
 
 def _all_of(file: IO[bytes]) -> str:

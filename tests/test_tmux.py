@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TmuxServer, until, until_async
+from conftest import TmuxServer, gone, until, until_async
 
 from repowire import tmux as tmux_module
 from repowire.procs import Procs
@@ -347,3 +347,86 @@ async def test_no_server_and_no_tmux(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tmux_module, "PROGRAM", str(tmp_path / "no-tmux"))
     with pytest.raises(Gone, match="cannot be run"):
         await nobody.look()
+
+
+# -- windows -----------------------------------------------------------------------
+
+
+def server_of(tmux: TmuxServer) -> Server:
+    return Server(str(tmux.socket), int(tmux.run("display-message", "-p", "#{pid}")), 0.0)
+
+
+async def opened(tmux: TmuxServer, *command: str, session: str = "main", folder: str = "/") -> tmux_module.Opened:
+    return await tmux_module.open_window(str(tmux.socket), session, "work", folder, command)
+
+
+@pytest.mark.parametrize("session", ["main", "other"])
+async def test_a_window_is_opened_in_the_background_and_told(tmux: TmuxServer, session: str) -> None:
+    before = tmux.run("display-message", "-p", "-t", "main:", "#{window_index}")
+    made = await opened(tmux, "cat", session=session)
+    told = tmux.run("display-message", "-p", "-t", made.pane_id, "#{session_name}|#{window_index}|#{window_name}")
+    assert told == f"{session}|{made.window}|work"
+    assert (made.session, made.pane_pid) == (session, tmux.pid(made.pane_id))
+    assert tmux.run("display-message", "-p", "-t", "main:", "#{window_index}") == before
+
+
+async def test_a_window_starts_the_server_where_there_is_none(short_folder: Path) -> None:
+    socket = str(short_folder / "new")
+    made = await tmux_module.open_window(socket, "first", "work", "/", ["cat"])
+    try:
+        assert made.session == "first"
+    finally:
+        assert await tmux_module.kill_pane(Server(socket, made.server_pid, 0.0), made.pane_id, made.pane_pid)
+        until(lambda: gone(made.server_pid))
+
+
+@pytest.mark.parametrize("name", ["a b", "#(touch made)", "#{pid}", "it's; here;", 'a"b$HOME\\', "ünï"])
+async def test_words_and_folders_come_letter_for_letter(tmux: TmuxServer, short_folder: Path, name: str) -> None:
+    folder = short_folder / name
+    folder.mkdir()
+    script = 'printf "%s\\n" "$1" "$(pwd)"; exec cat'
+    made = await opened(tmux, "sh", "-c", script, "sh", name, folder=str(folder))
+    until(lambda: str(folder) in tmux.screen(made.pane_id))
+    assert tmux.screen(made.pane_id).splitlines()[0] == name
+    assert not (folder / "made").exists()
+    assert await tmux_module.remain(server_of(tmux), made.pane_id, made.pane_pid, on=True)
+    os.kill(made.pane_pid, signal.SIGKILL)
+    until(lambda: tmux.run("display-message", "-p", "-t", made.pane_id, "#{pane_dead}") == "1")
+    again = await tmux_module.respawn(
+        server_of(tmux), made.pane_id, made.pane_pid, str(folder), ["sh", "-c", script, "sh", name]
+    )
+    assert again is not None
+    assert (again.pane_id, again.pane_pid) == (made.pane_id, tmux.pid(made.pane_id))
+    until(lambda: str(folder) in tmux.screen(made.pane_id))
+    assert tmux.screen(made.pane_id).splitlines()[0] == name
+
+
+async def test_only_the_very_pane_is_killed(tmux: TmuxServer) -> None:
+    made, server = await opened(tmux, "cat"), server_of(tmux)
+    assert not await tmux_module.kill_pane(server._replace(pid=server.pid + 1), made.pane_id, made.pane_pid)
+    assert not await tmux_module.kill_pane(server, made.pane_id, made.pane_pid + 1)
+    assert not await tmux_module.respawn(server, made.pane_id, made.pane_pid, "/", ["cat"]), "it lives"
+    assert tmux.pid(made.pane_id) == made.pane_pid
+    assert await tmux_module.kill_pane(server, made.pane_id, made.pane_pid)
+    assert not await tmux_module.kill_pane(server, made.pane_id, made.pane_pid)
+
+
+async def test_a_pane_that_remains_says_what_it_showed_and_how_it_ended(tmux: TmuxServer) -> None:
+    made, server = await opened(tmux, "sh", "-c", "read go; echo no such model; exit 3"), server_of(tmux)
+    assert await tmux_module.remain(server, made.pane_id, made.pane_pid, on=True)
+    tmux.run("send-keys", "-t", made.pane_id, "Enter")
+    until(lambda: gone(made.pane_pid))
+    screen, status = await tmux_module.shown(server, made.pane_id)
+    assert "no such model" in screen
+    assert status == 3
+    found = await tmux_module.find(server.socket, "no such model")
+    assert found == [tmux_module.Found(server.pid, made.pane_id, made.pane_pid, True)]
+    assert await tmux_module.find(server.socket, "no such word") == []
+
+
+async def test_a_pane_whose_user_is_given_back_closes_when_its_program_ends(tmux: TmuxServer) -> None:
+    made, server = await opened(tmux, "cat"), server_of(tmux)
+    assert await tmux_module.remain(server, made.pane_id, made.pane_pid, on=True)
+    assert await tmux_module.remain(server, made.pane_id, made.pane_pid, on=False)
+    os.kill(made.pane_pid, signal.SIGKILL)
+    until(lambda: made.pane_id not in tmux.run("list-panes", "-a", "-F", "#{pane_id}").split())
