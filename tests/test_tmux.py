@@ -352,10 +352,6 @@ async def test_no_server_and_no_tmux(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # -- windows -----------------------------------------------------------------------
 
 
-def server_of(tmux: TmuxServer) -> Server:
-    return Server(str(tmux.socket), int(tmux.run("display-message", "-p", "#{pid}")), 0.0)
-
-
 async def opened(tmux: TmuxServer, *command: str, session: str = "main", folder: str = "/") -> tmux_module.Opened:
     return await tmux_module.open_window(str(tmux.socket), session, "work", folder, command)
 
@@ -415,7 +411,7 @@ async def test_a_pane_that_remains_says_what_it_showed_and_how_it_ended(tmux: Tm
     made, server = await opened(tmux, "sh", "-c", "read go; echo no such model; exit 3"), server_of(tmux)
     assert await tmux_module.remain(server, made.pane_id, made.pane_pid, on=True)
     tmux.run("send-keys", "-t", made.pane_id, "Enter")
-    until(lambda: gone(made.pane_pid))
+    until(lambda: tmux.run("display-message", "-p", "-t", made.pane_id, "#{pane_dead_status}") == "3")
     screen, status = await tmux_module.shown(server, made.pane_id)
     assert "no such model" in screen
     assert status == 3
