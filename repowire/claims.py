@@ -75,12 +75,19 @@ def folder_name(path: str | None) -> str:
 
 
 def register(
-    change: Change, claim: Claim, *, circles: str = "one", connected: bool = False, proved: Peer | None = None
+    change: Change,
+    claim: Claim,
+    *,
+    circles: str = "one",
+    connected: bool = False,
+    proved: Peer | None = None,
+    awaited: bool = False,
 ) -> tuple[Peer, bool]:
     """Let a newcomer in, as itself come back or as a new peer; the flag says whether it got its pane.
 
-    `connected` is for a claim by something alive, a socket or a hook, which is online whatever it says; `proved` is who
-    it was shown to be already. 409 `peer_retired` when it names an identity that ended and shows no live process.
+    `connected` is for a claim by something alive, a socket or a hook, which is online whatever it says, `awaited` for
+    one whose way in is only to come, which is offline until then; `proved` is who it was shown to be already. 409
+    `peer_retired` when it names an identity that ended and shows no live process.
     """
     circle = _circle(claim, circles)
     peer = proved or _same(change, claim, circle, connected)
@@ -97,7 +104,7 @@ def register(
     elif not presence.lives(change.db, peer.peer_id):
         presence.forget(change, peer.peer_id, presence.PROCESS)  # what ended was an earlier life
     # A pane's agent is online when its ws-hook is (wire.md 1.2, initial status).
-    held_back = claim.pane_id is not None and claim.session is not None and not connected
+    held_back = awaited or (claim.pane_id is not None and claim.session is not None and not connected)
     if not at_work and not (held_back and presence.reachable(change.db, peer.peer_id)):
         lives.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
     change.record(

@@ -106,6 +106,16 @@ class RepowireClient(Transport):
         """Note status, turn_state, model or metadata of the peer that `peer_name` or `pane_id` names."""
         return self._object("POST", "/session/update", given(fields))
 
+    # -- panes ---------------------------------------------------------------
+    def orphan_panes(self, *, tmux: str | None = None) -> "shapes.OrphanPanes":
+        """The panes of all tmux servers of this user that no peer has; `tmux`: a socket to look at too."""
+        return self._object("GET", "/panes/orphans", query={"tmux": tmux})
+
+    def link_pane(self, pane_id: str, backend: str, **fields: Any) -> "shapes.LinkedPane":
+        """Make a pane a peer's, with a live way in, or undo it within 8 s; fields: name, circle, cwd, tmux."""
+        body = {"backend": backend, **given(fields)}
+        return self._object("POST", f"/panes/{quote(pane_id)}/link", body)
+
     # -- asks ----------------------------------------------------------------
     def ask(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> "shapes.Asked":
         """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments.

@@ -32,6 +32,7 @@ from repowire import (
     identity,
     leases,
     lifecycle,
+    links,
     lives,
     mailboxes,
     mcp,
@@ -77,6 +78,7 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("deliveries", deliveries),
     ("asks", asks),
     ("ask_many", ask_many),
+    ("links", links),
 ]
 CONCERNS: list[ModuleType] = [
     ask_many,
@@ -88,6 +90,7 @@ CONCERNS: list[ModuleType] = [
     hooks,
     identity,
     lifecycle,
+    links,
     lives,
     mcp,
     messages,
@@ -140,7 +143,7 @@ def open_mesh(
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (presence.close_all, leases.at_start, replies.at_start):
+    for recover in (presence.close_all, leases.at_start, replies.at_start, links.at_start):
         recover(mesh)
     return mesh
 

@@ -41,6 +41,7 @@ class Wanted(NamedTuple):
     agent_pid: int
     agent_started: float
     registry: str | None
+    again: int = 0  # how often the daemon wanted it served anew
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Wanted":
@@ -58,6 +59,7 @@ class Wanted(NamedTuple):
             agent_pid=row.get("agent_pid") or -1,
             agent_started=row.get("agent_started") or -1.0,
             registry=row.get("registry"),
+            again=row.get("again") or 0,
         )
 
 

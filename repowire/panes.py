@@ -15,6 +15,7 @@ from aiohttp import web
 from repowire import callers, channels, peers, sessions
 from repowire.errors import forbidden
 from repowire.mesh import MESH, Mesh
+from repowire.procs import Process
 
 log = logging.getLogger("repowire")
 
@@ -33,14 +34,27 @@ WAKES = (
     "peer.changed",
     "channel.opened",
     "channel.closed",
+    "pane.unlinked",
 )
 
 
 class Hosts:
-    """How many ws-hooks follow the stream now; more than one only while one takes over from another."""
+    """The ws-hooks that follow the stream now; more than one only while one takes over from another."""
 
     def __init__(self) -> None:
-        self.following = 0
+        self.following: dict[int, Process | None] = {}  # by stream: the process at its other end, where that is known
+        self.hurried = False  # one is wanted at once, however often it ended before
+        self._again: dict[str, int] = {}
+
+    def again(self, peer_id: str) -> int:
+        """How often its pane was asked to be served anew; a row that differs in this is served from the start."""
+        return self._again.get(peer_id, 0)
+
+    def serve_again(self, mesh: Mesh, peer_id: str) -> None:
+        """Have the peer's pane served anew, by a ws-hook that is started now if there is none."""
+        self._again[peer_id] = self.again(peer_id) + 1
+        self.hurried = True
+        mesh.bus.publish("pane.again", "pane.host")
 
 
 HOSTS = web.AppKey("hosts", Hosts)
@@ -48,7 +62,7 @@ HOSTS = web.AppKey("hosts", Hosts)
 # -- rules -----------------------------------------------------------------------
 
 
-def wanted(mesh: Mesh) -> list[dict[str, Any]]:
+def wanted(mesh: Mesh, hosts: Hosts) -> list[dict[str, Any]]:
     """The panes to be served, with all that proves that a pane is still the one that was meant."""
     found, db = [], mesh.db.conn
     for peer in filter(None, (peers.find(db, peer_id) for peer_id in sessions.with_pane(db))):
@@ -76,6 +90,7 @@ def wanted(mesh: Mesh) -> list[dict[str, Any]]:
                 "agent_pid": peer.agent_pid,
                 "agent_started": peer.agent_started,
                 "registry": session.registry,
+                "again": hosts.again(peer.peer_id),
             }
         )
     return found
@@ -94,16 +109,17 @@ class Keeper:
         again = AGAIN_FIRST_SECONDS
         with mesh.bus.listen(*WAKES, "pane.host") as nudge:
             while True:
-                if self.hosts.following or not wanted(mesh):
+                if self.hosts.following or not wanted(mesh, self.hosts):
                     await nudge.wait(60.0)
                     continue
+                self.hosts.hurried = False
                 started = mesh.clock.now()
                 await self._serve(mesh)
                 if mesh.clock.now() - started > AGAIN_MOST_SECONDS:
                     again = AGAIN_FIRST_SECONDS
                 due = mesh.clock.now() + again
                 again = min(2 * again, AGAIN_MOST_SECONDS)
-                while not self.hosts.following and (left := due - mesh.clock.now()) > 0:
+                while not (self.hosts.following or self.hosts.hurried) and (left := due - mesh.clock.now()) > 0:
                     await nudge.wait(left)
 
     async def _serve(self, mesh: Mesh) -> None:
@@ -153,29 +169,27 @@ async def get_hosted(request: web.Request) -> web.StreamResponse:
         raise forbidden("ours_alone", "this stream is for the host's ws-hook")
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    hosts.following += 1
+    hosts.following[id(request)] = next(iter(mesh.auth.lineage(request)), None)
     mesh.bus.publish("pane.host")
     told = b""
     try:
-        with mesh.bus.listen(*WAKES) as nudge:
+        with mesh.bus.listen(*WAKES, "pane.again") as nudge:
             while not mesh.bus.closed:
-                line = json.dumps({"panes": wanted(mesh)}).encode() + b"\n"
+                line = _line(mesh, hosts)
                 await response.write(line if line != told else b"\n")
                 told = line
-                await _changed(mesh, nudge, told)
+                while await nudge.wait(KEEPALIVE_SECONDS) and not mesh.bus.closed and _line(mesh, hosts) == told:
+                    continue
     except ConnectionError:
         pass  # it left
     finally:
-        hosts.following -= 1
+        del hosts.following[id(request)]
         mesh.bus.publish("pane.host")
     return response
 
 
-async def _changed(mesh: Mesh, nudge: Any, told: bytes) -> None:
-    """Wait until other panes are wanted, KEEPALIVE_SECONDS at most."""
-    while await nudge.wait(KEEPALIVE_SECONDS) and not mesh.bus.closed:
-        if json.dumps({"panes": wanted(mesh)}).encode() + b"\n" != told:
-            return
+def _line(mesh: Mesh, hosts: Hosts) -> bytes:
+    return json.dumps({"panes": wanted(mesh, hosts)}).encode() + b"\n"
 
 
 ROUTES = [web.get("/panes/hosted", get_hosted)]

@@ -95,6 +95,8 @@ KINDS: dict[str, Kind] = {
     "channel.opened": Kind(),
     "channel.closed": Kind(),
     "pane.host": Kind(),
+    "pane.linked": Kind(),
+    "pane.unlinked": Kind(),
     "chat.turned": Kind("chat_turn"),
     "chat.streamed": Kind("chat_turn_delta"),
     "socket.opened": Kind(),

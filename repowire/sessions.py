@@ -86,6 +86,11 @@ def with_pane(db: Connection) -> list[str]:
     return [row[0] for row in db.execute("SELECT peer_id FROM sessions WHERE pane_id IS NOT NULL AND tmux IS NOT NULL")]
 
 
+def tmux_sockets(db: Connection) -> list[str]:
+    """The sockets of every tmux server that a session was seen in."""
+    return [row[0] for row in db.execute("SELECT DISTINCT tmux FROM sessions WHERE tmux IS NOT NULL")]
+
+
 # -- rules ---------------------------------------------------------------------
 
 
@@ -103,3 +108,13 @@ def bind(change: Change, peer_id: str, **facts: Any) -> bool:
     )
     change.record("session.bound", peer_id=peer_id, session=row.get("session"), pane_id=row.get("pane_id"))
     return True
+
+
+def restore(change: Change, session: Session) -> None:
+    """As it was before."""
+    row = session._asdict()
+    change.db.execute(
+        f"INSERT OR REPLACE INTO sessions ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})",
+        tuple(row.values()),
+    )
+    change.record("session.bound", peer_id=session.peer_id, session=session.session, pane_id=session.pane_id)

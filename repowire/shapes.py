@@ -7,6 +7,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 Json = dict[str, Any]
 Backend = Literal["claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http"]
+SeemingBackend = Literal["claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http", "unknown"]
 Role = Literal["agent", "service", "orchestrator", "human"]
 TurnState = Literal["idle", "working", "awaiting_input", "pending_first_turn"]
 State = Literal["queued", "leased", "held", "handed", "seen", "answered", "failed", "expired", "unknown"]
@@ -148,6 +149,37 @@ class Pruned(TypedDict):
 class WentOffline(TypedDict):
     ok: bool
     cancelled_queries: int
+
+
+# -- panes -------------------------------------------------------------------------
+class OrphanPane(TypedDict):
+    pane_id: str
+    pid: int
+    command: str
+    cwd: str
+    session: str
+    window: str
+    detected_backend: SeemingBackend
+    confidence: Literal["hint", "unknown"]
+    agent_pid: int | None
+    tmux: str
+
+
+class OrphanPanes(TypedDict):
+    panes: list[OrphanPane]
+    silent: list[str]
+
+
+class LinkedPane(TypedDict):
+    linked: bool
+    pane_id: str
+    peer_id: str | None
+    display_name: str | None
+    transport_connected: bool
+    reason: Literal[
+        "linked", "pane_gone", "agent_gone", "ws_hook_spawn_failed", "transport_unestablished", "daemon_stopped"
+    ]
+    repair_hint: str | None
 
 
 # -- asks --------------------------------------------------------------------------

@@ -69,6 +69,8 @@ class Socket:
     door: Door = field(default_factory=lambda: Door("", ""))
     farewell: Goodbye | None = None  # what another task wants it to end with
     gone: Nudge = field(default_factory=Nudge)
+    pane_id: str | None = None  # the pane that it said it is of
+    pongs: list[Nudge] = field(default_factory=list)  # of who waits for an answer to a ping
 
     @property
     def peer_id(self) -> str:
@@ -121,6 +123,18 @@ class Socket:
             self.door.stalled = False
         finally:
             stalling.cancel()
+
+    async def ping(self, seconds: float) -> bool:
+        """Whether the program at the far end answers in time, and not only its kernel."""
+        self.pongs.append(pong := Nudge())
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ws.send_str('{"type": "ping"}')
+                return await pong.wait()
+        except (ConnectionError, RuntimeError, TimeoutError):
+            return False
+        finally:
+            self.pongs.remove(pong)
 
     def part(self, code: int, reason: str) -> None:
         """Have it end with this goodbye, soon; what comes second is ignored.
@@ -345,6 +359,8 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     if len(json.dumps(metadata)) > 2 * (16 << 10):
         raise invalid("metadata", "is too large")
     claims.may_claim(mesh, socket.request, claim)
+    if frame.get("hosted") is True and not _is_there(mesh, claim):
+        raise Goodbye(CLOSE_RETIRED, "Peer retired")
     with mesh.change() as change:
         claim = replace(claim, metadata=metadata)
         peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True)
@@ -355,9 +371,21 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     way = "pane" if peer.pane_id is not None else "socket"
     socket.door = Door(peer.peer_id, holder, way=way, receipts=receipts, remembers=remembers)
     socket.door.at_once = socket.hand_at_once
+    socket.pane_id = claim.pane_id
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})
+
+
+def _is_there(mesh: Mesh, claim: claims.Claim) -> bool:
+    """Whether the peer of a pane is still who ws-hook was told of: it serves peers, and makes none and revives none."""
+    peer = peers.find(mesh.db.conn, claim.peer_id or "")
+    return (
+        peer is not None
+        and peer.retired_at is None
+        and peer.hidden_at is None
+        and (peer.pane_id, peer.agent_pid, peer.agent_started) == (claim.pane_id, claim.agent_pid, claim.agent_started)
+    )
 
 
 # -- frames ------------------------------------------------------------------
@@ -398,6 +426,8 @@ def on_status(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> N
 
 
 def on_pong(change: Change, mesh: Mesh, socket: Socket, frame: wire.Body) -> None:
+    for pong in socket.pongs:
+        pong.ring()
     if frame.fields.get("pane_alive") is False:
         change.record("presence.changed", peer_id=socket.peer_id, source="pane", fact="missing")
 

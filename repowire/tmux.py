@@ -9,6 +9,7 @@ own commands are run here, in one call for all of a look; nobody else runs them.
 import asyncio
 import os
 import re
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from tempfile import TemporaryFile
@@ -308,6 +309,69 @@ def _word(text: str) -> str:
 def _quoted(text: str) -> str:
     """A word inside a line that tmux parses."""
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- all panes of a server -------------------------------------------------------
+
+
+class Listed(NamedTuple):
+    """A pane as its server lists it. What was chosen by people (session, path) is for people."""
+
+    socket: str
+    server_pid: int
+    pane_id: str
+    pane_pid: int
+    dead: bool
+    window: int
+    session: str
+    path: str  # the folder of the program in its foreground; to ask for its name too costs tmux half as much again
+
+
+_LISTED = ("pid", "pane_id", "pane_pid", "pane_dead", "window_index", "session_name")
+_BETWEEN = "\u241f"  # stands in no number, and seldom in a name; only the words after the numbers could be cut wrongly
+
+
+async def panes_of(socket: str) -> list[Listed]:
+    """Every pane of the server behind a socket, in one call. Raises Gone or Hangs."""
+    words = _BETWEEN.join(f"#{{{fact}}}" for fact in (*_LISTED, "pane_current_path"))
+    code, said, _ = await _call(socket, "list-panes", "-a", "-F", words)
+    if code != 0:
+        raise Gone(f"no tmux on {socket} lists its panes")
+    found: dict[str, Listed] = {}  # a window that is linked into several sessions is listed for each of them
+    for line in said.split("\n"):
+        fields = line.split(_BETWEEN, len(_LISTED))
+        if len(fields) == len(_LISTED) + 1 and PANE_ID.fullmatch(fields[1]):
+            pid, _, pane_pid, dead, window, session, path = fields
+            listed = Listed(
+                socket,
+                _number(pid),
+                pane_id := fields[1],
+                _number(pane_pid),
+                dead == "1",
+                _number(window),
+                session,
+                path,
+            )
+            found.setdefault(pane_id, listed)
+    return list(found.values())
+
+
+def sockets_of_user() -> list[str]:
+    """The sockets in this user's tmux folder, whether a server is behind them or not; one of another user is left."""
+    folder = os.path.dirname(default_socket())
+    try:
+        return sorted(path for name in os.listdir(folder) if is_socket(path := os.path.join(folder, name)))
+    except OSError:
+        return []
+
+
+def is_socket(path: str) -> bool:
+    """Whether it is a socket of ours."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a path may hold what no path may
+        return False
+    return stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
 
 
 # -- calls --------------------------------------------------------------------------

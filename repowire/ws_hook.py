@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from repowire import agents, config, gates, protocol
+from repowire import __version__, agents, config, gates, protocol
 from repowire.async_client import AsyncRepowireClient, Connection, DaemonError, PeerDisconnectedError, RepowireError
 from repowire.clock import Clock, SystemClock
 from repowire.gates import Seen, Wanted
@@ -101,6 +101,8 @@ class Hosted:
             "path": wanted.path,
             "capabilities": [protocol.RECEIPTS, protocol.DEDUPE],
             "instance": self.host.instance,
+            "hosted": True,
+            "hook_version": __version__,
         }
 
     async def _work(self) -> None:

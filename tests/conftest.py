@@ -87,6 +87,14 @@ class FakeClock:
         return len(self._sleepers)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_tmux_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever looks for the user's tmux servers finds an empty folder."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TMUX_TMPDIR", str(tmp_path_factory.mktemp("tmux")))
+        yield
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -280,6 +288,7 @@ class Live:
         self.folder, self.home = folder, folder / "home"
         self.environ = {key: value for key, value in os.environ.items() if not key.startswith("REPOWIRE_")}
         self.environ |= {"REPOWIRE_HOME": str(self.home), "HOME": str(folder), "NO_COLOR": "1"}
+        self.environ["TMUX_TMPDIR"] = str(folder)  # the user's own tmux is none of ours
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
 

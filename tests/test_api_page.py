@@ -8,13 +8,16 @@ else there is.
 
 import asyncio
 import json
+import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import DEADLINE_SECONDS, Api, FakeClock, Socket, close
+from boxes import program
+from conftest import DEADLINE_SECONDS, Api, FakeClock, Socket, TmuxServer, close, until
 from test_openapi import TABLE, faults, schema_of
 from yarl import URL
 
@@ -244,7 +247,23 @@ async def opened(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def mesh(opened: Any, new_api: Callable[..., Any]) -> AsyncIterator[Mesh]:
+def a_pane(tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A tmux of the user with one pane, in which something looks like an agent."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    monkeypatch.setenv("TMUX_TMPDIR", str(short_folder))
+    folder = short_folder / f"tmux-{os.getuid()}"
+    folder.mkdir(mode=0o700)
+    tmux = TmuxServer(folder / "default", {key: text for key, text in os.environ.items() if key != "TMUX"})
+    command = [str(program(short_folder, "claude")), "-I", "-S", "-c", "input()"]
+    tmux.run("new-session", "-d", "-s", "work", "-c", str(tmp_path), *command)
+    until(lambda: tmux.run("list-panes", "-a", "-F", "#{pane_current_command}") == "claude")
+    yield
+    tmux.run("kill-server")
+
+
+@pytest.fixture
+async def mesh(opened: Any, a_pane: None, new_api: Callable[..., Any]) -> AsyncIterator[Mesh]:
     made = Mesh(await new_api(opened))
     made.same.real["/home/ann/.repowire"] = str(opened.config.home)
     made.api.token = opened.auth.token

@@ -189,6 +189,8 @@ RECORDS: dict[type, str] = {
     answers.DeliveryStanding: "Standing",
     answers.PickedUp: "PickedUp",
     answers.Stage: "Stage",
+    answers.OrphanPane: "OrphanPane",
+    answers.LinkedPane: "LinkedPane",
 }
 OPEN = {answers.MeshEvent}  # what else it says is in `extras`
 INNER = {

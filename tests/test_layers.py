@@ -18,7 +18,7 @@ RANKS = (
     "db ledger blobs doors tmux wire auth procs agents",
     "mesh",
     "idempotency certificates sessions presence attachments reviews traces recurring",
-    "peers",
+    "peers survey",
     "lives",
     "names",
     "callers",
@@ -29,6 +29,7 @@ RANKS = (
     "replies reminders chats",
     "sockets spawn jobs roster arrivals queries messages ask_many succession",
     "panes identity executors schedules acp",
+    "links rehooks",
     "hooks mcp doctor openapi",
     "daemon",
 )

@@ -192,6 +192,7 @@ async def every_route(go: Tour) -> None:
     await see_the_host(go)
     await see_the_asks(go, ben)
     await see_the_messages(go, ben)
+    await see_the_panes(go)
     await see_the_peers(go)
     await go("POST", "/auth/rotate", expect=409)
     await go("POST", "/shutdown")
@@ -330,6 +331,12 @@ async def see_the_peers(go: Tour) -> None:
     await go("DELETE", "/peers/{name}", name="ann")
 
 
+async def see_the_panes(go: Tour) -> None:
+    await go("GET", "/panes/orphans", query={"tmux": "/nowhere"})
+    await go("POST", "/panes/{pane_id}/link", {"backend": "codex"}, pane_id="%9", expect=404)
+    await go("POST", "/panes/{pane_id}/link", {"backend": "codex"}, pane_id="main", expect=422)
+
+
 async def last_notify(ben: Any) -> dict[str, Any]:
     while (frame := await ben.next())["type"] != "notify":
         continue
@@ -341,6 +348,7 @@ async def test_every_answer_is_as_the_document_says_and_no_route_is_left_out(tou
     succeeded = {route for route, statuses in tour.answered.items() if min(statuses) < 300}
     assert set(TABLE) - succeeded - STREAMS - PAGES == {
         ("POST", "/auth/rotate"),  # the token of these tests is of the config
+        ("POST", "/panes/{pane_id}/link"),  # which needs a pane: tests/live/test_links.py
     }
 
 
@@ -459,7 +467,7 @@ def cases(values: Callable[[dict[str, Any], bool], Iterator[Any]]) -> list[Case]
 async def made_up(api: Any) -> dict[str, str]:
     """What stands in the place of each part of a path."""
     ask = await api.post("/ask", to_peer="ben", text="x")
-    return {"name": "ann", "correlation_id": ask["correlation_id"]}
+    return {"name": "ann", "correlation_id": ask["correlation_id"], "pane_id": "%259"}
 
 
 async def test_a_field_that_the_document_forbids_is_refused_by_its_name(tour: Tour) -> None:

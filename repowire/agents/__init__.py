@@ -4,13 +4,15 @@ What an agent's screen shows is answered by a row of a table; where nothing is k
 whoever asks does nothing.
 """
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from repowire.agents import claude_code
 from repowire.agents.claude_code import Screen
 
-__all__ = ["ROWS", "Row", "Screen", "row", "screen"]
+__all__ = ["ROWS", "Row", "Screen", "backend_of", "row", "runs_scripts", "screen"]
 
 
 class Row(NamedTuple):
@@ -41,3 +43,41 @@ def row(backend: str) -> Row:
 def screen(backend: str, capture: str) -> Screen:
     """What the pane of such an agent shows."""
     return row(backend).screen(capture)
+
+
+# -- which program it is -----------------------------------------------------------
+
+# The agents' programs by name, and the packages whose script an interpreter runs
+PROGRAMS = {
+    "claude": "claude-code",
+    "claude.exe": "claude-code",
+    "codex": "codex",
+    "gemini": "gemini",
+    "opencode": "opencode",
+    "antigravity": "antigravity",
+    "pi": "pi",
+}
+PACKAGES = {
+    "claude-code": "claude-code",
+    "gemini-cli": "gemini",
+    "opencode-ai": "opencode",
+    "pi-coding-agent": "pi",
+}
+INTERPRETER = re.compile(r"node(js)?|bun|deno|python[\d.]*|MainThread")  # the last is how node calls itself at times
+
+
+def runs_scripts(name: str) -> bool:
+    """Whether a program of this name runs another one, which its arguments name."""
+    return INTERPRETER.fullmatch(name) is not None
+
+
+def backend_of(name: str, arguments: Sequence[str] = ()) -> str | None:
+    """The agent that a process seems to be, by its program's name and, where that runs a script, by the script."""
+    if name in PROGRAMS:
+        return PROGRAMS[name]
+    script = next((word for word in arguments[1:] if not word.startswith("-")), None)
+    if script is None or not runs_scripts(name):
+        return None
+    program = re.sub(r"\.[cm]?js$", "", os.path.basename(script))
+    of_package = (PACKAGES[part] for part in script.split("/") if part in PACKAGES)
+    return PROGRAMS.get(program) or next(of_package, None)

@@ -26,9 +26,11 @@ from repowire.answers import (
     DeliveryStanding,
     Health,
     Json,
+    LinkedPane,
     MeshEvent,
     MessagePage,
     NotifyResult,
+    OrphanPane,
     PeerDisconnectedError,
     PendingAsk,
     PickedUp,
@@ -45,6 +47,7 @@ from repowire.answers import (
 )
 from repowire.async_client.asks import Asks
 from repowire.async_client.messages import Messages
+from repowire.async_client.panes import Panes
 from repowire.async_client.peers import Peers
 from repowire.connection import Connection, Handler, Message, NotTaken
 
@@ -70,11 +73,13 @@ __all__ = [
     "DeliveryStanding",
     "Handler",
     "Health",
+    "LinkedPane",
     "MeshEvent",
     "Message",
     "MessagePage",
     "NotTaken",
     "NotifyResult",
+    "OrphanPane",
     "PeerDisconnectedError",
     "PendingAsk",
     "PickUp",
@@ -90,7 +95,7 @@ __all__ = [
 ]
 
 
-class AsyncRepowireClient(Peers, Asks, Messages):
+class AsyncRepowireClient(Peers, Panes, Asks, Messages):
     """The routes as coroutines. Over the home's Unix socket unless a URL is given here or in REPOWIRE_DAEMON_URL.
 
     Durations are seconds, moments ISO-8601; what is None is left to the daemon's default. Raises `DaemonHTTPError` for

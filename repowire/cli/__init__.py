@@ -35,6 +35,12 @@ def _deliveries() -> "ModuleType":
     return deliveries
 
 
+def _links() -> "ModuleType":
+    from repowire.cli import links
+
+    return links
+
+
 def _listen() -> "ModuleType":
     from repowire.cli import listen
 
@@ -94,6 +100,7 @@ NOUNS = {
     "status": (_status, "how the daemon is and where it listens"),
     "token": (_token, "show or rotate the token of the TCP side"),
     "peer": (_peers, "list, describe, register, unregister peers"),
+    "link": (_links, "the tmux panes that no peer has; make one a peer"),
     "ask": (_asks, "ask a peer; with --wait print the reply"),
     "wait": (_asks, "wait for the reply to an ask"),
     "ack": (_asks, "answer an ask, or close it without words"),

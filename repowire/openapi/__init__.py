@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import __version__, idempotency
-from repowire.openapi import asks, events, host, messages, peers
+from repowire.openapi import asks, events, host, messages, panes, peers
 from repowire.openapi.words import Route, Schema, shape
 
 GROUPS = {
@@ -20,6 +20,7 @@ GROUPS = {
     "peers": peers,
     "asks": asks,
     "messages": messages,
+    "panes": panes,
     "events": events,
 }
 PUBLIC = frozenset({"health", "get_page", "get_dashboard", "get_file"})

@@ -1,0 +1,20 @@
+"""The routes of panes, as coroutines."""
+
+from typing import Any
+from urllib.parse import quote
+
+from repowire.answers import LinkedPane, OrphanPane, all_made, given
+from repowire.async_client.transport import Transport
+
+
+class Panes(Transport):
+    """What runs on the host and is no peer yet."""
+
+    async def orphan_panes(self, *, tmux: str | None = None) -> list[OrphanPane]:
+        """The panes of all tmux servers of this user that no peer has; `tmux`: a socket to look at too."""
+        return all_made(OrphanPane, (await self.request("GET", "/panes/orphans", query={"tmux": tmux}))["panes"])
+
+    async def link_pane(self, pane_id: str, backend: str, **more: Any) -> LinkedPane:
+        """Make a pane a peer's, with a live way in, or undo it within 8 s; `more`: name, circle, cwd, tmux."""
+        body = {"backend": backend, **given(more)}
+        return await self._made(LinkedPane, "POST", f"/panes/{quote(pane_id, safe='')}/link", body)

@@ -1,0 +1,352 @@
+"""Links on a real daemon, its real ws-hook and a real tmux: a pane becomes a peer's with a way in, or nothing stays."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from boxes import Box
+from conftest import Live, TmuxServer, gone, until
+
+pytestmark = pytest.mark.live
+
+
+class Host:
+    """A daemon that knows one private tmux, and what is in its panes."""
+
+    def __init__(self, live: Live, tmux: TmuxServer, folder: Path) -> None:
+        self.live, self.tmux, self.folder = live, tmux, folder
+
+    def box(self, name: str = "box") -> Box:
+        return Box(self.tmux, self.folder, name)
+
+    def orphans(self) -> dict[str, dict[str, Any]]:
+        found = self.live.get(f"/panes/orphans?tmux={quote(str(self.tmux.socket), safe='')}")
+        return {pane["pane_id"]: pane for pane in found["panes"] if pane["tmux"] == str(self.tmux.socket)}
+
+    def link(self, pane: str, *, expect: int = 200, **fields: Any) -> dict[str, Any]:
+        fields = {"backend": "claude-code", "tmux": str(self.tmux.socket), **fields}
+        answer: dict[str, Any] = self.live.post(f"/panes/{quote(pane, safe='')}/link", expect=expect, **fields)
+        return answer
+
+    def peers(self) -> dict[str, dict[str, Any]]:
+        return {peer["display_name"]: peer for peer in self.live.get("/peers")["peers"]}
+
+    def tell(self, name: str, text: str) -> str:
+        return str(self.live.post("/notify", to_peer=name, text=text)["delivery_id"])
+
+    def delivery(self, delivery_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.live.get(f"/deliveries/{delivery_id}")
+        return found
+
+    def until_state(self, delivery_id: str, *states: str) -> dict[str, Any]:
+        try:
+            until(lambda: self.delivery(delivery_id)["state"] in states)
+        except AssertionError:
+            raise AssertionError(f"not {states}: {self.delivery(delivery_id)}") from None
+        return self.delivery(delivery_id)
+
+    def ws_hooks(self) -> list[int]:
+        """The processes that serve panes for this home."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and not gone(int(entry.name)):
+                words = (entry / "cmdline").read_bytes().split(b"\0") if (entry / "cmdline").exists() else []
+                if b"ws-hook" in words and str(self.live.home).encode() in words:
+                    found.append(int(entry.name))
+        return found
+
+
+@pytest.fixture
+def host(new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path) -> Iterator[Host]:
+    live = new_live().start(REPOWIRE_DELIVERY__INBOX="false")
+    made = Host(live, tmux, short_folder)
+    yield made
+    live.close()
+    for pid in made.ws_hooks():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_pane_that_nobody_has_is_listed_and_linked_and_told(host: Host) -> None:
+    box = host.box()
+    shown = host.orphans()[box.pane]
+    assert (shown["detected_backend"], shown["confidence"], shown["pid"]) == ("claude-code", "hint", box.pid)
+    assert (shown["cwd"], shown["session"], shown["window"], shown["command"]) == (
+        str(box.folder),
+        "main",
+        "1",
+        "claude",
+    )
+    done = host.link(box.pane, name="ann")
+    assert done == {
+        "linked": True,
+        "pane_id": box.pane,
+        "peer_id": host.peers()["ann"]["peer_id"],
+        "display_name": "ann",
+        "transport_connected": True,
+        "reason": "linked",
+        "repair_hint": None,
+    }
+    assert host.peers()["ann"]["inbound_status"] == "online"
+    assert box.pane not in host.orphans()
+    host.until_state(host.tell("ann", "hello over there"), "handed")
+    assert box.times("hello over there") == 1
+
+
+def test_of_two_at_once_one_links_and_the_other_is_told_whose_it_is(host: Host) -> None:
+    box = host.box()
+    together = threading.Barrier(2)
+
+    def one(name: str) -> tuple[int, Any]:
+        together.wait()
+        body = {"backend": "claude-code", "tmux": str(host.tmux.socket), "name": name}
+        got = host.live.request("POST", f"/panes/{quote(box.pane, safe='')}/link", body=body)
+        return got.status, got.json
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = sorted(pool.map(one, ("ann", "ben")), key=lambda answer: answer[0])
+    assert [status for status, _ in answers] == [200, 409]
+    assert answers[0][1]["linked"]
+    assert answers[1][1]["detail"]["error"] == "already_linked"
+    assert answers[1][1]["detail"]["peer_id"] == answers[0][1]["peer_id"]
+    assert [peer["inbound_status"] for peer in host.peers().values()] == ["online"]
+
+
+def slow(host: Host) -> None:
+    """The program that serves the panes stands still from now on."""
+    host.link(host.box("served").pane, name="served")
+    for pid in host.ws_hooks():
+        os.kill(pid, signal.SIGSTOP)
+
+
+def nothing_of(host: Host, pane: str, name: str = "ann") -> None:
+    """No peer, no wanted pane and no socket is left."""
+    assert name not in host.peers()
+    assert pane in host.orphans() or pane not in host.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split()
+    kinds = [event["kind"] for event in host.live.get("/events?limit=500") if event.get("pane_id") == pane]
+    assert kinds.count("pane.linked") == 0
+
+
+def test_without_a_way_in_all_of_it_is_undone_within_eight_seconds(host: Host) -> None:
+    slow(host)
+    box = host.box()
+    done = host.link(box.pane, name="ann")
+    assert (done["linked"], done["transport_connected"], done["peer_id"]) == (False, False, None)
+    assert done["reason"] == "transport_unestablished"
+    assert "ws-hook.log" in done["repair_hint"]
+    nothing_of(host, box.pane)
+    for pid in host.ws_hooks():
+        os.kill(pid, signal.SIGCONT)  # and late it makes no ghost
+    host.until_state(host.tell("served", "still here"), "handed")
+    nothing_of(host, box.pane)
+    assert host.link(box.pane, name="ann")["linked"]
+
+
+def test_what_was_sent_to_it_meanwhile_ends_and_its_sender_is_told(host: Host) -> None:
+    slow(host)
+    box = host.box()
+    with ThreadPoolExecutor(1) as pool:
+        linking = pool.submit(host.link, box.pane, name="ann")
+        until(lambda: "ann" in host.peers())
+        sent = host.tell("ann", "are you there?")
+        assert not linking.result()["linked"]
+    assert host.until_state(sent, "failed")["reason"]
+    assert box.bytes == b""
+
+
+def test_a_pane_that_dies_meanwhile_leaves_nothing(host: Host) -> None:
+    slow(host)
+    box = host.box()
+    with ThreadPoolExecutor(1) as pool:
+        linking = pool.submit(host.link, box.pane, name="ann")
+        until(lambda: "ann" in host.peers())
+        host.tmux.run("kill-pane", "-t", box.pane)
+        done = linking.result()
+    assert (done["linked"], done["reason"]) == (False, "agent_gone")
+    nothing_of(host, box.pane)
+
+
+def test_a_daemon_killed_in_the_middle_leaves_nothing_when_it_is_back(host: Host) -> None:
+    slow(host)
+    box = host.box()
+    with ThreadPoolExecutor(1) as pool:
+        linking = pool.submit(host.link, box.pane, name="ann")
+        until(lambda: "ann" in host.peers())
+        host.live.kill()
+        assert linking.exception() is not None
+    host.live.start(REPOWIRE_DELIVERY__INBOX="false")
+    nothing_of(host, box.pane)
+    for pid in host.ws_hooks():
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: host.peers()["served"]["ws_connected"])
+    nothing_of(host, box.pane)
+
+
+def test_a_link_outlives_the_daemon_and_the_program_that_serves_the_panes(host: Host) -> None:
+    box = host.box()
+    peer_id = host.link(box.pane, name="ann")["peer_id"]
+    host.live.kill()
+    for pid in host.ws_hooks():
+        os.kill(pid, signal.SIGKILL)
+    host.live.start(REPOWIRE_DELIVERY__INBOX="false")
+    until(lambda: host.peers()["ann"]["ws_connected"])
+    assert host.peers()["ann"]["peer_id"] == peer_id
+    host.until_state(host.tell("ann", "after all that"), "handed")
+
+
+@pytest.mark.parametrize("how", ["the program ends", "the pane is killed", "tmux is killed"])
+def test_a_linked_peer_goes_with_its_pane(host: Host, how: str) -> None:
+    box = host.box()
+    host.link(box.pane, name="ann")
+    if how == "the program ends":
+        os.kill(box.pid, signal.SIGKILL)
+    else:
+        host.tmux.run(*(["kill-pane", "-t", box.pane] if how == "the pane is killed" else ["kill-server"]))
+    until(lambda: host.peers().get("ann", {"status": "offline"})["status"] == "offline", 3)
+
+
+def test_who_lived_there_before_is_who_it_was(host: Host) -> None:
+    box = host.box()
+    peer_id = host.link(box.pane, name="ann")["peer_id"]
+    host.tmux.run("set-option", "-g", "remain-on-exit", "on")
+    os.kill(box.pid, signal.SIGKILL)
+    until(lambda: host.peers()["ann"]["status"] == "offline")
+    Path(f"{box.record}.ready").unlink()
+    host.tmux.run("respawn-pane", "-t", box.pane)
+    until(Path(f"{box.record}.ready").exists)
+    until(lambda: box.pane in host.orphans())
+    again = host.link(box.pane)
+    assert (again["linked"], again["peer_id"], again["display_name"]) == (True, peer_id, "ann")
+
+
+def test_who_lived_there_before_is_offline_again_when_the_link_fails(host: Host) -> None:
+    box = host.box()
+    peer_id = host.link(box.pane, name="ann")["peer_id"]
+    host.tmux.run("set-option", "-g", "remain-on-exit", "on")
+    os.kill(box.pid, signal.SIGKILL)
+    until(lambda: host.peers()["ann"]["status"] == "offline")
+    sent = host.tell("ann", "when you are back")
+    before = host.live.get(f"/peers/{peer_id}")
+    host.tmux.run("respawn-pane", "-t", box.pane)
+    until(lambda: box.pane in host.orphans())
+    slow(host)
+    assert not host.link(box.pane)["linked"]
+    after = host.live.get(f"/peers/{peer_id}")
+    assert {**before, "last_seen": None} == {**after, "last_seen": None}
+    assert host.delivery(sent)["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("pane", "fields", "status", "error"),
+    [
+        ("%999", {}, 404, "pane_not_found"),
+        ("main", {}, 422, "invalid_field"),
+        ("%0", {}, 409, "no_agent"),
+        ("%0", {"backend": None}, 422, "invalid_field"),
+        ("%0", {"name": "a b"}, 422, "invalid_field"),
+        ("%0", {"tmux": "/nowhere"}, 404, "pane_not_found"),
+    ],
+)
+def test_what_cannot_be_linked_is_refused(
+    host: Host, pane: str, fields: dict[str, Any], status: int, error: str
+) -> None:
+    refused = host.link(pane, expect=status, **fields)["detail"]
+    assert refused["error"] == error
+    assert host.peers() == {}
+
+
+def test_a_pane_id_that_two_servers_have_is_a_conflict(host: Host, short_folder: Path) -> None:
+    other = TmuxServer(short_folder / "other", host.tmux.environ)
+    other.run("new-session", "-d", "-s", "main", "cat")
+    try:
+        (short_folder / "two").mkdir()
+        one, two = host.box(), Box(other, short_folder / "two")
+        assert one.pane == two.pane
+        host.link(one.pane, name="ann")
+        host.tmux.run("kill-pane", "-t", one.pane)  # the daemon knows the first server now by its session
+        third = host.box("third")
+        fourth = Box(other, short_folder / "two", "fourth")
+        assert third.pane == fourth.pane
+        done = host.link(fourth.pane, tmux=str(other.socket), name="cid")
+        assert done["linked"]
+        host.until_state(host.tell("cid", "to the second server"), "handed")
+        assert (fourth.times("second"), third.bytes) == (1, b"")
+        refused = host.link(third.pane, expect=409, tmux=None)["detail"]
+        assert refused["error"] == "ambiguous_pane"
+        assert {one["tmux"] for one in refused["candidates"]} == {str(host.tmux.socket), str(other.socket)}
+    finally:
+        other.run("kill-server")
+
+
+# -- the command line ------------------------------------------------------------
+
+
+def test_the_command_lists_and_links(host: Host) -> None:
+    box = host.box()
+    tmux = f"{host.tmux.socket},1,0"
+    listed = host.live.cli("link", TMUX=tmux)
+    assert listed.returncode == 0, listed.stderr
+    row = next(line for line in listed.stdout.splitlines() if line.startswith(f"{box.pane} "))
+    assert row.split()[1:5] == ["main:1", "claude-code", "claude", str(box.pid)]
+    guess = host.live.cli("link", "--pane", box.pane, TMUX=tmux)
+    assert (guess.returncode, guess.stdout) == (2, "")
+    assert "looks like claude-code" in guess.stderr
+    done = host.live.cli(
+        "link", "--pane", box.pane, "--backend", "claude-code", "--name", "ann", "--tmux", str(host.tmux.socket)
+    )
+    assert (done.returncode, done.stdout) == (0, "ann\n"), done.stderr
+    again = host.live.cli("link", "--pane", box.pane, "--backend", "claude-code")
+    assert again.returncode == 1
+    assert "ann's" in again.stderr
+
+
+def test_the_command_says_why_nothing_was_linked(host: Host) -> None:
+    slow(host)
+    box = host.box()
+    done = host.live.cli("link", "--pane", box.pane, "--backend", "claude-code")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "transport_unestablished" in done.stderr
+    assert "ws-hook.log" in done.stderr
+
+
+def test_on_a_terminal_it_asks_which_and_what(host: Host) -> None:
+    box = host.box()
+    leader, follower = os.openpty()
+    environ = {**host.live.environ, "TMUX": f"{host.tmux.socket},1,0"}
+    process = subprocess.Popen(host.live.command("link"), stdin=follower, stdout=follower, stderr=follower, env=environ)
+    os.close(follower)
+    said = ""
+
+    def shows(words: str) -> bool:
+        nonlocal said
+        readable, _, _ = select.select([leader], (), (), 0.05)
+        said += os.read(leader, 65_536).decode() if readable else ""
+        return words in said
+
+    until(lambda: shows("link which pane"))
+    os.write(leader, f"{box.pane}\n".encode())
+    until(lambda: shows("what runs in it [claude-code]?"))
+    os.write(leader, b"\n")
+    until(lambda: shows(f"{box.pane} is box"))
+    assert process.wait(10) == 0
+    os.close(leader)
+
+
+def test_the_hint_comes_from_the_processes_and_not_from_tmux_alone(host: Host) -> None:
+    inner = host.folder / "bin" / "gemini"
+    box = host.box()
+    inner.write_text("import sys; sys.stdin.read()\n")
+    (host.folder / "bin" / "node").symlink_to(host.folder / "bin" / "claude")
+    pane = host.tmux.window("sh", "-c", f"{host.folder}/bin/node {inner}; true")
+    until(lambda: host.orphans()[pane]["detected_backend"] == "gemini")
+    assert host.orphans()[pane]["command"] != "gemini"
+    assert host.orphans()["%0"]["detected_backend"] == "unknown"
+    assert json.loads(box.registry.read_text())["status"] == "idle"
