@@ -457,3 +457,36 @@ def all_made(kind: type[T], answers: Iterable[Mapping[str, Any]]) -> list[T]:
 
 def given(values: Mapping[str, Any]) -> Json:
     return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SpawnConfigInfo:
+    """GET /spawn/config."""
+
+    enabled: bool
+    commands: Json = field(default_factory=dict)
+    profiles: Json = field(default_factory=dict)
+    allowed_commands: list[str] = field(default_factory=list)
+    allowed_paths: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SpawnResult:
+    """POST /spawn; `registration_state` is `pending_hook` until the agent's hooks speak."""
+
+    ok: bool
+    display_name: str
+    tmux_session: str
+    peer_id: str | None = None
+    registration_state: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    pane_id: str | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class KillPeerResult:
+    """POST /kill-peer; `tmux_killed` is None where the peer was only taken off the list."""
+
+    ok: bool
+    tmux_killed: bool | None = None

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from repowire import callers, claims, peers, presence, sessions
+from repowire import callers, claims, ownership, peers, presence, sessions
 from repowire.agents import claude_code_hooks as claude
 from repowire.claims import Claim
 from repowire.mesh import Change, Mesh
@@ -80,13 +80,26 @@ def known(mesh: Mesh, request: web.Request, found: Facts) -> Peer | None:
     """The peer whose agent calls, if it is one: by its process, else by session, else by pane."""
     db = mesh.db.conn
     if found.pid is not None and found.started is not None:
-        return peers.by_process(db, found.pid, found.started)  # another agent's descendant is not its parent
+        # another agent's descendant is not its parent; what a pane's own script started is whom the pane was opened for
+        return peers.by_process(db, found.pid, found.started) or _wrapped(mesh, request)
     if (peer := callers.calling(mesh, request)) is not None:
         return peer
     if found.session and (peer := peers.by_session(db, found.session, BACKEND)) and _current(peer):
         return peer
     lives_there = _in_pane(mesh, found)
     return lives_there if lives_there is not None and _current(lives_there) else None
+
+
+def _wrapped(mesh: Mesh, request: web.Request) -> Peer | None:
+    """The peer of a pane that we opened, whose first process is a script that has started its agent just now."""
+    db = mesh.db.conn
+    for pid, started in mesh.auth.lineage(request):
+        spawn = ownership.rooted(db, pid, started)
+        if spawn is not None and spawn.peer_id is not None and mesh.procs.name(pid) not in claude.PROGRAMS:
+            peer = peers.find(db, spawn.peer_id)
+            waits = peer is not None and (peer.agent_pid, peer.agent_started) == (pid, started)
+            return peer if waits else None
+    return None
 
 
 def _current(peer: Peer) -> bool:

@@ -7,6 +7,8 @@ from repowire.transport import DaemonAway, Json, Transport, given, parse_events,
 if TYPE_CHECKING:
     from repowire import shapes
 
+START_SECONDS = 80.0  # what a start may take over other requests: the login shell, tmux, and how long it is watched
+
 __all__ = ["DaemonAway", "RepowireClient", "parse_events", "parse_url", "quote"]
 
 
@@ -244,6 +246,24 @@ class RepowireClient(Transport):
     def drop_delivery(self, delivery_id: str) -> "shapes.Standing":
         """Take a dead delivery off the list, or a waiting one out of its mailbox."""
         return self._object("DELETE", f"/deliveries/{quote(delivery_id)}")
+
+    # -- agents that are started here ------------------------------------------
+    def spawn_config(self) -> "shapes.SpawnConfig":
+        """What may be started, and where."""
+        return self._object("GET", "/spawn/config")
+
+    def spawn(self, path: str, command: str | None = None, **fields: Any) -> "shapes.Spawned":
+        """Start an agent in a tmux window of its own: by `command`, or by the field backend. Fields: profile, circle,
+        name, message (what it is told first), role."""
+        body = {"path": path, **given({"command": command, **fields})}
+        return self._object("POST", "/spawn", body, timeout=self.timeout + START_SECONDS)
+
+    def kill_peer(
+        self, peer_identifier: str, *, circle: str | None = None, from_peer: str | None = None
+    ) -> "shapes.Killed":
+        """End an agent that was started here, and take the peer off the list; `tmux_killed` None: only that."""
+        body = {"peer_identifier": peer_identifier, **given({"circle": circle, "from_peer": from_peer})}
+        return self._object("POST", "/kill-peer", body, timeout=self.timeout + START_SECONDS)
 
     # -- traces and events ---------------------------------------------------
     def trace(self, trace_id: str) -> "shapes.Trace":

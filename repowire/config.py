@@ -9,7 +9,7 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -90,6 +90,59 @@ def _text(unit: str, allowed: str, good: Callable[[str], bool], meaning: str) ->
     return Setting(unit, meaning, allowed, read)
 
 
+def _made_of(unit: str, allowed: str, good: Callable[[Any], bool], meaning: str) -> Setting:
+    """A table or a list of the TOML; JSON in a variable."""
+
+    def read(value: object) -> object:
+        if not good(value):
+            raise ValueError
+        return value
+
+    def parse(text: str) -> object:
+        import json  # here, since most homes set none of these
+
+        return json.loads(text)
+
+    return Setting(unit, meaning, allowed, read, parse)
+
+
+def _words(value: object) -> bool:
+    return isinstance(value, list) and all(_word(one) for one in value)
+
+
+def _word(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != "" and "\0" not in value
+
+
+def _by_agent(value: object, good: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(key in STARTABLE and good(one) for key, one in value.items())
+
+
+def _profiles(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_name(name) and _profile(one) for name, one in value.items())
+
+
+def _profile(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() - {"args", "description"}:
+        return False
+    return _words(value.get("args", [])) and isinstance(value.get("description", ""), str)
+
+
+def _is_name(value: str) -> bool:
+    return 0 < len(value) <= 64 and all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in value)
+
+
+def _variables(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        name.isascii() and name.isidentifier() and isinstance(one, str) and "\0" not in one
+        for name, one in value.items()
+    )
+
+
+def _folders(value: object) -> bool:
+    return _words(value) and all(os.path.isabs(os.path.expanduser(one)) for one in value)  # type: ignore[attr-defined]
+
+
 def _sendable(value: str) -> bool:
     """Whether an HTTP header carries it unchanged."""
     return all("!" <= letter <= "~" for letter in value)
@@ -137,6 +190,43 @@ CIRCLES = _one_of(
     "Circle of an agent that names none: `one` for the whole host, or with `tmux` its tmux session.",
 )
 INBOX = _flag("Hand messages to an agent's own inbox where its session has one; `false` uses its pane alone.")
+STARTABLE = ("claude-code", "opencode", "codex", "gemini", "antigravity", "pi")
+COMMANDS = _made_of(
+    "table",
+    f"a table of command lines by kind of agent: {', '.join(STARTABLE)}",
+    lambda value: _by_agent(value, _word),
+    "What may be started, by kind of agent; without any nothing is.",
+)
+ALLOWED_COMMANDS = _made_of(
+    "list", "a list of command lines", _words, "More command lines that may be started, word for word."
+)
+ALLOWED_PATHS = _made_of(
+    "list",
+    "a list of absolute paths",
+    _folders,
+    "Folders in which, and below which, agents may be started; links are followed first. Without any nothing is.",
+)
+PROFILES = _made_of(
+    "table",
+    "tables by kind of agent and name, each with a list `args` and a text `description`",
+    lambda value: _by_agent(value, _profiles),
+    "Sets of arguments that a start may ask for by name; they are added to the command.",
+)
+SPAWN_ENV = _made_of(
+    "table", "a table of texts by name of variable", _variables, "Environment variables of what is started."
+)
+ENV_PATH = _text("path", "folders with a colon between them", lambda value: "\0" not in value, "Put before its PATH.")
+LOGIN_SHELL = _flag("Give what is started the PATH of your login shell, asked once; `false` gives it the daemon's own.")
+LOGIN_SHELL_SECONDS = _seconds(0.1, 60, "How long the login shell may take to say its PATH.")
+TMUX_SOCKET = _text(
+    "path",
+    "the absolute path of a socket, or empty",
+    lambda value: value == "" or os.path.isabs(value),
+    "The tmux server in which agents are started; empty means your own.",
+)
+SETTLE = _seconds(
+    0, 60, "How long a start is watched: what ends within it has failed, and is told with what it showed."
+)
 CHECKPOINT_BYTES = _whole("bytes", 65_536, 1024 * MIB, "Size of the write-ahead log that starts a checkpoint.")
 CHECKPOINT_SECONDS = _seconds(1, 86_400, "How long a write may stay in the write-ahead log without a checkpoint.")
 SEGMENT_BYTES = _whole("bytes", 4_096, 1024 * MIB, "Size at which a trace file is closed and the next one begun.")
@@ -178,6 +268,21 @@ class DeliverySection(NamedTuple):
     inbox: Annotated[bool, INBOX] = True
 
 
+class SpawnSection(NamedTuple):
+    """`[spawn]`: which agents may be started, where, and how."""
+
+    commands: Annotated[Mapping[str, str], COMMANDS] = {}
+    allowed_commands: Annotated[Sequence[str], ALLOWED_COMMANDS] = []
+    allowed_paths: Annotated[Sequence[str], ALLOWED_PATHS] = []
+    profiles: Annotated[Mapping[str, Any], PROFILES] = {}
+    env: Annotated[Mapping[str, str], SPAWN_ENV] = {}
+    env_path: Annotated[str, ENV_PATH] = ""
+    login_shell: Annotated[bool, LOGIN_SHELL] = True
+    login_shell_seconds: Annotated[float, LOGIN_SHELL_SECONDS] = 5
+    tmux_socket: Annotated[str, TMUX_SOCKET] = ""
+    settle_seconds: Annotated[float, SETTLE] = 2
+
+
 class Store(NamedTuple):
     """`[store]`: how the database is kept."""
 
@@ -200,6 +305,7 @@ class Config(NamedTuple):
     daemon: Daemon = Daemon()
     mesh: MeshSection = MeshSection()
     delivery: DeliverySection = DeliverySection()
+    spawn: SpawnSection = SpawnSection()
     store: Store = Store()
     ledger: LedgerSection = LedgerSection()
 
@@ -240,6 +346,7 @@ SECTIONS: dict[str, type[Any]] = {
     "daemon": Daemon,
     "mesh": MeshSection,
     "delivery": DeliverySection,
+    "spawn": SpawnSection,
     "store": Store,
     "ledger": LedgerSection,
 }

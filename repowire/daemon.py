@@ -27,6 +27,7 @@ from repowire import (
     dead_letters,
     deliveries,
     doctor,
+    endings,
     hooks,
     idempotency,
     identity,
@@ -39,6 +40,7 @@ from repowire import (
     messages,
     names,
     openapi,
+    ownership,
     panes,
     peers,
     pickups,
@@ -49,6 +51,7 @@ from repowire import (
     roster,
     sessions,
     sockets,
+    spawn,
     succession,
     traces,
     wire,
@@ -72,6 +75,7 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("certificates", certificates),
     ("presence", presence),
     ("sessions", sessions),
+    ("ownership", ownership),
     ("traces", traces),
     ("idempotency", idempotency),
     ("peers", peers),
@@ -87,6 +91,7 @@ CONCERNS: list[ModuleType] = [
     claims,
     dead_letters,
     doctor,
+    endings,
     hooks,
     identity,
     lifecycle,
@@ -103,6 +108,7 @@ CONCERNS: list[ModuleType] = [
     roles,
     roster,
     sockets,
+    spawn,
     traces,
 ]
 TICKS: list[ModuleType] = [lives, leases, replies, succession, dead_letters, ask_many]
@@ -159,6 +165,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
+    app[spawn.STARTS] = spawn.Starts()
     app[roster.ROSTER] = roster.Roster(mesh)
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
     app.on_shutdown.append(_let_go)
@@ -242,6 +249,7 @@ def loops(app: web.Application) -> list[tuple[str, Loop]]:
         ("repowire.channels", channels.run),
         ("repowire.hooks", app[hooks.CARRIED].run),
         ("repowire.panes", panes.Keeper(app[panes.HOSTS]).run),
+        ("repowire.spawn", spawn.run),
         ("repowire.traces", traces.run),
         *ticks,
     ]

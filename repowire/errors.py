@@ -98,6 +98,16 @@ def invalid(field: str, hint: str, **facts: Any) -> Refusal:
     return Refusal(422, "invalid_field", hint, field=field, **facts)
 
 
+def unprocessable(error: str, hint: str, **facts: Any) -> Refusal:
+    """422: all fields are well, and what they ask for is not to be had."""
+    return Refusal(422, error, hint, **facts)
+
+
+def failed(error: str, hint: str, **facts: Any) -> Refusal:
+    """500 by something outside of us that did not do what it was told; the facts say what it showed."""
+    return Refusal(500, error, hint, **facts)
+
+
 def too_many(error: str, hint: str, **facts: Any) -> Refusal:
     """429: a limit is reached; nothing was taken."""
     return Refusal(429, error, hint, **facts)

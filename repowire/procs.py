@@ -7,6 +7,7 @@ Never polls: Linux tells by a pidfd, macOS by kqueue. A zombie has ended.
 import asyncio
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,26 @@ class Procs:
         self._watched[pid, started] = handle
         self._ends.tell(handle, partial(self._ended, pid, started))
         return True
+
+    def signal(self, pid: int, started: float, number: int) -> bool:
+        """Send a signal to that very process; False when it has ended. Raises PermissionError where it is not ours."""
+        try:
+            handle = os.pidfd_open(pid) if sys.platform == "linux" else -1
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive(pid, started):  # only now: what is held is not another process
+                return False
+            if sys.platform == "linux":
+                signal.pidfd_send_signal(handle, signal.Signals(number))
+            else:
+                os.kill(pid, number)
+            return True
+        except ProcessLookupError:
+            return False
+        finally:
+            if handle >= 0:
+                os.close(handle)
 
     def ancestors(self, pid: int) -> list[Process]:
         """The process itself, its parent, and so on; empty when it is gone."""

@@ -97,6 +97,8 @@ KINDS: dict[str, Kind] = {
     "pane.host": Kind(),
     "pane.linked": Kind(),
     "pane.unlinked": Kind(),
+    "spawn.opened": Kind(),
+    "spawn.failed": Kind(),
     "chat.turned": Kind("chat_turn"),
     "chat.streamed": Kind("chat_turn_delta"),
     "socket.opened": Kind(),

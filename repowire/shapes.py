@@ -435,3 +435,28 @@ class PickUp(TypedDict):
 class Confirmed(TypedDict):
     ok: bool
     confirmed: list[str]
+
+
+# -- agents that are started here ------------------------------------------------
+class SpawnConfig(TypedDict):
+    enabled: bool
+    commands: Json
+    profiles: Json
+    allowed_commands: list[str]
+    allowed_paths: list[str]
+
+
+class Spawned(TypedDict):
+    ok: bool
+    display_name: str
+    tmux_session: str
+    peer_id: str | None
+    registration_state: Literal["pending_hook", "cli_fallback"]
+    warnings: list[str]
+    pane_id: str
+    command: str
+
+
+class Killed(TypedDict):
+    ok: bool
+    tmux_killed: bool | None

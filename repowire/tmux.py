@@ -175,6 +175,7 @@ class Pane:
 class Opened(NamedTuple):
     """A pane whose program was started just now."""
 
+    socket: str  # as the server itself calls it, and so the programs in it
     server_pid: int
     session: str
     window: str  # its index
@@ -192,7 +193,7 @@ class Found(NamedTuple):
 
 
 _FOUND = "#{pid}|#{pane_id}|#{pane_pid}|#{pane_dead}|#{pane_start_command}"
-_OPENED = "#{pid}|#{session_name}|#{window_index}|#{pane_id}|#{pane_pid}"
+_OPENED = "#{pid}|#{session_name}|#{window_index}|#{pane_id}|#{pane_pid}|#{socket_path}"
 SIZE = ("-x", "200", "-y", "50")  # of a session that nobody looks at yet
 TRIES = 3  # somebody else may make or end the session between two calls
 
@@ -219,9 +220,8 @@ async def open_window(socket: str, session: str, name: str, folder: str, command
             code, said, words = await _call(socket, "new-window", "-t", f"={session}:", *where, *map(_word, command))
         else:
             code, said, words = await _call(socket, "new-session", "-s", session, *SIZE, *where, *map(_word, command))
-        facts = said.strip().split("|")
-        if code == 0 and len(facts) == 5:
-            return Opened(_number(facts[0]), facts[1], facts[2], facts[3], _number(facts[4]))
+        if code == 0 and (made := _opened(said)) is not None:
+            return made
     raise Failed(words.strip() or "tmux did not say which pane it opened")
 
 
@@ -231,8 +231,14 @@ async def respawn(server: Server, pane_id: str, pane_pid: int, folder: str, comm
     if not await _if_it_is(server, pane_id, pane_pid, line, dead=True):
         return None
     _, said, _ = await _call(server.socket, "display-message", "-p", "-t", pane_id, _OPENED)
-    facts = said.strip().split("|")
-    return Opened(_number(facts[0]), facts[1], facts[2], facts[3], _number(facts[4])) if len(facts) == 5 else None
+    return _opened(said)
+
+
+def _opened(said: str) -> Opened | None:
+    facts = said.rstrip("\n").split("|", 5)
+    if len(facts) < 6:
+        return None
+    return Opened(facts[5], _number(facts[0]), facts[1], facts[2], facts[3], _number(facts[4]))
 
 
 async def find(socket: str, word: str) -> list[Found]:

@@ -179,7 +179,7 @@ class Mesh:
 
     async def prepare(self) -> None:
         """Peers that the page removes."""
-        for name in ("scratch", "scratch-2"):
+        for name in ("scratch", "scratch-2", "scratch-3"):
             await self.api.post("/peers", name=name)
 
     async def run(self, example: Example) -> list[str]:

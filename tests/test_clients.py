@@ -25,6 +25,7 @@ ABSENT = {
     "post_message": "ask, notify and broadcast are its methods",
     "post_hook": "hook_stdio.py speaks for an agent's hooks",
     "post_hook_receipt": "hook_stdio.py says it",
+    "post_launch": "launcher.py asks it",
     "stream_hosted_panes": "ws_hook.py alone may hear it",
     "pane_died": "the hooks of tmux say it",
     "session_closed": "the hooks of tmux say it",
@@ -63,6 +64,9 @@ PUBLISHED = {
     "notify": "to_peer text from_peer attachments bypass_circle circle",
     "broadcast": "text from_peer exclude bypass_circle",
     "events": "",
+    "spawn_config": "",
+    "spawn": "path command backend profile circle message",
+    "kill_peer": "peer_identifier circle from_peer",
     "ingest_chat_turn": "peer role text peer_id pane_id tool_calls",
 }
 
@@ -191,6 +195,9 @@ RECORDS: dict[type, str] = {
     answers.Stage: "Stage",
     answers.OrphanPane: "OrphanPane",
     answers.LinkedPane: "LinkedPane",
+    answers.SpawnConfigInfo: "SpawnConfig",
+    answers.SpawnResult: "Spawned",
+    answers.KillPeerResult: "Killed",
 }
 OPEN = {answers.MeshEvent}  # what else it says is in `extras`
 INNER = {

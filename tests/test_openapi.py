@@ -194,6 +194,7 @@ async def every_route(go: Tour) -> None:
     await see_the_messages(go, ben)
     await see_the_panes(go)
     await see_the_peers(go)
+    await see_the_agents(go)
     await go("POST", "/auth/rotate", expect=409)
     await go("POST", "/shutdown")
 
@@ -287,6 +288,23 @@ async def see_the_messages(go: Tour, ben: Any) -> None:
     await go("GET", "/events", query={"limit": 0}, expect=422)
 
 
+async def see_the_agents(go: Tour) -> None:
+    await go("GET", "/spawn/config")
+    order = {
+        "path": "/src",
+        "backend": "claude-code",
+        "profile": "p",
+        "circle": "night",
+        "name": "dan",
+        "role": "agent",
+    }
+    await go("POST", "/spawn", {**order, "message": "begin"}, expect=403)
+    await go("POST", "/spawn/{spawn_id}/launch", spawn_id="spawn-0", expect=410)
+    await go("POST", "/kill-peer", {"peer_identifier": "nobody"}, expect=404)
+    await go("POST", "/peers", {"name": "dan"})
+    await go("POST", "/kill-peer", {"peer_identifier": "dan", "circle": "default", "from_peer": "ben"})
+
+
 LIFECYCLE = {
     "pane-died": {"pane_id": "%9"},
     "session-closed": {"session_name": "old"},
@@ -343,12 +361,17 @@ async def last_notify(ben: Any) -> dict[str, Any]:
     return frame
 
 
+# What an agent in a real tmux is needed for: tests/live/test_spawn.py holds these answers to the document
+NEED_TMUX = {("POST", "/spawn"), ("POST", "/spawn/{spawn_id}/launch")}
+
+
 async def test_every_answer_is_as_the_document_says_and_no_route_is_left_out(tour: Tour) -> None:
     await every_route(tour)
     succeeded = {route for route, statuses in tour.answered.items() if min(statuses) < 300}
     assert set(TABLE) - succeeded - STREAMS - PAGES == {
         ("POST", "/auth/rotate"),  # the token of these tests is of the config
         ("POST", "/panes/{pane_id}/link"),  # which needs a pane: tests/live/test_links.py
+        *NEED_TMUX,
     }
 
 

@@ -26,6 +26,7 @@ from repowire.answers import (
     DeliveryStanding,
     Health,
     Json,
+    KillPeerResult,
     LinkedPane,
     MeshEvent,
     MessagePage,
@@ -39,6 +40,8 @@ from repowire.answers import (
     RegisterPeerResult,
     RepowireError,
     SaidMessage,
+    SpawnConfigInfo,
+    SpawnResult,
     Stage,
     Trace,
     TracedMessage,
@@ -49,6 +52,7 @@ from repowire.async_client.asks import Asks
 from repowire.async_client.messages import Messages
 from repowire.async_client.panes import Panes
 from repowire.async_client.peers import Peers
+from repowire.async_client.spawn import Spawns
 from repowire.connection import Connection, Handler, Message, NotTaken
 
 __all__ = [
@@ -73,6 +77,7 @@ __all__ = [
     "DeliveryStanding",
     "Handler",
     "Health",
+    "KillPeerResult",
     "LinkedPane",
     "MeshEvent",
     "Message",
@@ -88,6 +93,8 @@ __all__ = [
     "RegisterPeerResult",
     "RepowireError",
     "SaidMessage",
+    "SpawnConfigInfo",
+    "SpawnResult",
     "Stage",
     "Trace",
     "TracedMessage",
@@ -95,7 +102,7 @@ __all__ = [
 ]
 
 
-class AsyncRepowireClient(Peers, Panes, Asks, Messages):
+class AsyncRepowireClient(Peers, Panes, Spawns, Asks, Messages):
     """The routes as coroutines. Over the home's Unix socket unless a URL is given here or in REPOWIRE_DAEMON_URL.
 
     Durations are seconds, moments ISO-8601; what is None is left to the daemon's default. Raises `DaemonHTTPError` for

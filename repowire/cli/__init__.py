@@ -99,7 +99,7 @@ NOUNS = {
     "daemon": (_daemon, "start, stop, restart the daemon of this home (alias: serve)"),
     "status": (_status, "how the daemon is and where it listens"),
     "token": (_token, "show or rotate the token of the TCP side"),
-    "peer": (_peers, "list, describe, register, unregister peers"),
+    "peer": (_peers, "list, describe, start, end, register peers"),
     "link": (_links, "the tmux panes that no peer has; make one a peer"),
     "ask": (_asks, "ask a peer; with --wait print the reply"),
     "wait": (_asks, "wait for the reply to an ask"),

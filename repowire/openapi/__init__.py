@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import __version__, idempotency
-from repowire.openapi import asks, events, host, messages, panes, peers
+from repowire.openapi import asks, events, host, messages, panes, peers, spawn
 from repowire.openapi.words import Route, Schema, shape
 
 GROUPS = {
@@ -22,6 +22,7 @@ GROUPS = {
     "messages": messages,
     "panes": panes,
     "events": events,
+    "spawn": spawn,
 }
 PUBLIC = frozenset({"health", "get_page", "get_dashboard", "get_file"})
 REFUSED = {

@@ -19,14 +19,14 @@ SECONDS = 60.0
 
 # Whose routes are not ours yet: the published client must see a clean 404. A row goes when its route comes.
 NOT_YET = (
-    "spawn_config",
-    "spawn",
-    "kill_peer",
     "restart_peer",
     "resume_session",
     "upload_attachment",
     "download_attachment",
 )
+
+# What this daemon, without a section [spawn] in its config, does not do: status and slug
+REFUSED = {"spawn": (403, "spawn_disabled")}
 
 # wire.md 14, by the shape of each result
 RESULTS: dict[str, Any] = {
@@ -68,6 +68,8 @@ RESULTS: dict[str, Any] = {
     "ingest_chat_turn": None,
     "mark_peer_offline": 0,
     "unregister_peer": None,
+    "spawn_config": {"enabled": False, "commands": {}, "profiles": {}, "allowed_commands": [], "allowed_paths": []},
+    "kill_peer": {"ok": True, "tmux_killed": None},
 }
 
 
@@ -120,9 +122,12 @@ async def run(live: Live, *token: str) -> dict[str, Any]:
 async def test_every_method_of_the_published_client_does_what_it_did(told: dict[str, Any]) -> None:
     methods = set(told["methods"]) - {"aclose", "base_url"}
     assert methods == set(told) - {"methods", "refused"}, "a method is not tried"
-    failed = {name: told[name] for name in methods - set(NOT_YET) if "result" not in told[name]}
+    failed = {name: told[name] for name in methods - set(NOT_YET) - set(REFUSED) if "result" not in told[name]}
     assert failed == {}
-    results = {name: told[name]["result"] for name in methods - set(NOT_YET)}
+    for name, (status, slug) in REFUSED.items():
+        assert told[name]["status"] == status
+        assert slug in told[name]["words"]
+    results = {name: told[name]["result"] for name in methods - set(NOT_YET) - set(REFUSED)}
     wanted = {name: shape for name, shape in RESULTS.items() if name not in NOT_YET}
     assert {name: results[name] for name, shape in wanted.items() if not like(results[name], shape)} == {}
     assert {peer["display_name"] for peer in results["list_peers"]} >= {"ann", "ben", "cat", "silent"}

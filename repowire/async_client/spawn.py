@@ -1,0 +1,40 @@
+"""Agents started, ended and started again, as coroutines."""
+
+from typing import Any
+
+from repowire.answers import KillPeerResult, SpawnConfigInfo, SpawnResult, given, made
+from repowire.async_client.transport import Transport
+
+START_SECONDS = 80.0  # what a start may take over other requests: the login shell, tmux, and how long it is watched
+
+
+class Spawns(Transport):
+    """Agents in tmux windows of their own."""
+
+    async def spawn_config(self) -> SpawnConfigInfo:
+        """What may be started, and where."""
+        return await self._made(SpawnConfigInfo, "GET", "/spawn/config")
+
+    async def spawn(
+        self,
+        path: str,
+        command: str | None = None,
+        *,
+        backend: str | None = None,
+        profile: str | None = None,
+        circle: str | None = None,
+        message: str | None = None,
+        **more: Any,
+    ) -> SpawnResult:
+        """Start an agent: by `command` or by `backend`; `message` is what it is told first. `more`: name, role."""
+        named = {"command": command, "backend": backend, "profile": profile, "circle": circle, "message": message}
+        body = {"path": path, **given({**named, **more})}
+        return made(SpawnResult, await self.request("POST", "/spawn", body, seconds=self.timeout + START_SECONDS))
+
+    async def kill_peer(
+        self, peer_identifier: str, *, circle: str | None = None, from_peer: str | None = None
+    ) -> KillPeerResult:
+        """End an agent that was started here, and take the peer off the list."""
+        body = {"peer_identifier": peer_identifier, **given({"circle": circle, "from_peer": from_peer})}
+        answer = await self.request("POST", "/kill-peer", body, seconds=self.timeout + START_SECONDS)
+        return made(KillPeerResult, answer)

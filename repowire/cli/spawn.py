@@ -1,0 +1,82 @@
+"""`repowire peer new` and `peer kill`: agents in tmux windows of their own."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from repowire.cli import command as c
+from repowire.errors import Refusal
+
+Verb = Callable[[str, str, str, c.Run], argparse.ArgumentParser]
+
+
+def add(verb: Verb) -> None:
+    """The verbs of `repowire peer` that start and end agents."""
+    example = "  repowire peer new ~/src/app\n  repowire peer new . --backend codex --profile fast -m 'run the tests'"
+    new = verb("new", "start an agent in a tmux window of its own", example, start)
+    new.add_argument("path", metavar="PATH", nargs="?", default=".", help="the folder it works in (default: this one)")
+    new.add_argument("--backend", help="its kind, such as claude-code (default: the one that the config has)")
+    new.add_argument("--command", help="instead: a command line that the config allows word for word")
+    new.add_argument("--profile", help="a set of arguments that the config has a name for")
+    new.add_argument("-c", "--circle", help="its circle and its tmux session (default: default)")
+    new.add_argument("--name", help="what it is called (default: the folder's name)")
+    new.add_argument("--role", help="agent, service or orchestrator (default: agent)")
+    new.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
+    example = "  repowire peer kill build\n  repowire peer kill build --circle night"
+    kill = verb("kill", "end an agent that repowire started, and remove the peer", example, end)
+    kill.add_argument("name", metavar="NAME", help="its name or its id")
+    kill.add_argument("-c", "--circle", help="the circle to look in")
+    kill.add_argument("--from-peer", help="on whose behalf (default: the caller's)")
+
+
+def start(args: argparse.Namespace) -> int:
+    with c.client() as daemon, shown():
+        backend = args.backend
+        if backend is None and args.command is None:
+            known = sorted(daemon.spawn_config()["commands"])
+            if len(known) > 1:
+                c.fail(f"say which kind of agent with --backend: {', '.join(map(c.clean, known))}", c.USAGE)
+            backend = known[0] if known else "claude-code"  # without any, the daemon says what the config lacks
+        made = daemon.spawn(
+            os.path.abspath(os.path.expanduser(args.path)),
+            args.command,
+            backend=backend,
+            profile=args.profile,
+            circle=args.circle,
+            name=args.name,
+            role=args.role,
+            message=None if args.message is None else c.text_of(args.message),
+        )
+    for warning in made["warnings"]:
+        c.note(f"repowire: {c.clean(warning)}")
+    name, where = c.clean(made["display_name"]), c.clean(made["tmux_session"])
+    if args.json:
+        c.put(c.to_json(made))
+    else:
+        c.put(f"started {name} in tmux {where} ({c.clean(made['peer_id'])})" if c.on_terminal() else name)
+    return c.OK
+
+
+def end(args: argparse.Namespace) -> int:
+    with c.client() as daemon:
+        done = daemon.kill_peer(args.name, circle=args.circle, from_peer=args.from_peer)
+    if args.json:
+        c.put(c.to_json(done))
+    elif done["tmux_killed"]:
+        c.hint(f"ended {c.clean(args.name)}")
+    else:
+        c.note(f"repowire: removed {c.clean(args.name)}; its pane was not opened by repowire and was left alone")
+    return c.OK
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """What the pane of a start that failed showed, before the line that says so."""
+    try:
+        yield
+    except Refusal as no:
+        screen = no.facts.get("screen")
+        if isinstance(screen, str) and screen:
+            c.note("\n".join(f"  | {c.clean(line)}" for line in screen.splitlines()))
+        raise

@@ -1,0 +1,84 @@
+"""Agents started, ended and started again, in the words of the document."""
+
+from repowire.openapi.words import (
+    FLAG,
+    IDENTIFIER_TEXT,
+    SHOWN,
+    TEXT,
+    Route,
+    Schema,
+    line,
+    listed,
+    loose,
+    maybe,
+    record,
+    shape,
+    takes,
+    word,
+)
+from repowire.spawn import ROLES
+
+NOT_ALLOWED = "nothing may be started, the command line is not allowed, or the folder lies outside"
+NOT_HAD = "a wrong field, `command_unavailable` or `profile_unavailable`"
+ENDED_AT_ONCE = "`tmux_failed`, or `spawn_failed` with the `screen` and the `exit_status` of what ended at once"
+SEVERAL = "several peers have the name: `candidates`"
+
+SHAPES: dict[str, Schema] = {
+    "SpawnConfig": record(
+        enabled=FLAG,
+        commands=loose("command lines by kind of agent"),
+        profiles=loose("by kind of agent and name: `args` and `description`"),
+        allowed_commands=listed(SHOWN),
+        allowed_paths=listed(SHOWN),
+    ),
+    "Spawned": record(
+        ok=FLAG,
+        display_name=SHOWN,
+        tmux_session=SHOWN,
+        peer_id=maybe(SHOWN),
+        registration_state=word("pending_hook", "cli_fallback"),
+        warnings=listed(SHOWN),
+        pane_id=SHOWN,
+        command=SHOWN,
+    ),
+    "Killed": record(ok=FLAG, tmux_killed=maybe(FLAG)),
+}
+
+ROUTES = [
+    Route("GET", "/spawn/config", "spawn_config", "What may be started, and where.", answer=shape("SpawnConfig")),
+    Route(
+        "POST", "/spawn", "spawn", "Start an agent in a tmux window of its own.",
+        takes(
+            {"path": line(4096, "an absolute path", least=1)},
+            backend=line(64, "its kind; exactly one of this and `command`"),
+            command=line(4096, "a command line that the config allows word for word"),
+            profile=IDENTIFIER_TEXT,
+            circle=IDENTIFIER_TEXT,
+            name=IDENTIFIER_TEXT,
+            message={**TEXT, "minLength": 0, "description": "what it is told first"},
+            role=word(*ROLES),
+        ),
+        answer=shape("Spawned"),
+        refuses={403: NOT_ALLOWED, 404: "no such folder", 422: NOT_HAD, 500: ENDED_AT_ONCE},
+    ),
+    Route(
+        "POST", "/spawn/{spawn_id}/launch", "post_launch", "What a launcher in its pane is to become.",
+        answer=record(
+            path=SHOWN, device={"type": "integer"}, inode={"type": "integer"}, program=SHOWN, command=listed(SHOWN),
+            env=loose(), unset=listed(SHOWN),
+        ),
+        refuses={403: "not the pane that was opened for it", 410: "nothing is being started under this id"},
+    ),
+    Route(
+        "POST", "/kill-peer", "kill_peer", "End an agent that was started here, and take the peer off the list.",
+        takes(
+            {"peer_identifier": line(128, "its name or its id", least=1)},
+            circle=IDENTIFIER_TEXT, from_peer=line(128, "on whose behalf"),
+        ),
+        answer=shape("Killed"),
+        refuses={
+            403: "an agent of another circle", 404: "no such peer", 409: SEVERAL,
+            500: "`kill_failed`: it does not end, and stays registered",
+        },
+    ),
+]  # fmt: skip

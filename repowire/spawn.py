@@ -1,0 +1,408 @@
+"""Spawn: an agent started in a tmux window of its own, by what the config allows and nothing else.
+
+In this order: what is about to be opened is written down; a window runs our launcher, which asks what to become; the
+pane becomes a peer's and is written down as ours, on the disk; only then is the launcher told. So a daemon that dies
+anywhere in between leaves a launcher that ends by itself, or an agent that is a peer (`ownership`). A start is watched
+for a moment: what ends at once has failed, is told with what its pane showed, and leaves nothing behind.
+"""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from aiohttp import web
+
+from repowire import callers, claims, lives, messages, ownership, peers, presence, sessions, tmux, wire
+from repowire.agents import runs
+from repowire.allowances import Order, lines_of, order_of
+from repowire.claims import Claim
+from repowire.clock import new_id
+from repowire.errors import Refusal, conflict, failed, forbidden, gone, invalid
+from repowire.login_shell import LoginShell
+from repowire.mesh import MESH, Change, Mesh
+from repowire.messages import Note
+from repowire.ownership import Owned, Spawn
+from repowire.peers import Peer
+from repowire.protocol import DEFAULT_CIRCLE, MAX_TEXT_CHARS, clean
+from repowire.tmux import Opened, Server
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+LAUNCH_SECONDS = 20.0  # a launcher waits for its order; less than its own patience
+SHOWN_LINES = 20  # of a pane whose program ended
+ROLES = ("agent", "service", "orchestrator")  # the human is nobody's to start
+WINDOW_CHARS = 32
+
+# -- model ---------------------------------------------------------------------
+
+
+class Launch:
+    """A start under way: its order, and the process that may have it."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.process: tuple[int, float] | None = None  # once it is written down whose it is
+
+
+class Starts:
+    """The starts under way, and the peers that one of them is about."""
+
+    def __init__(self) -> None:
+        self.launches: dict[str, Launch] = {}
+        self.busy: dict[str, str] = {}  # peer → what is done to it
+        self.shell = LoginShell()
+
+
+class Started(NamedTuple):
+    """What came of a start."""
+
+    peer: Peer
+    opened: Opened
+    warnings: list[str]
+
+
+STARTS = web.AppKey("starts", Starts)
+
+# -- rules: starting -------------------------------------------------------------
+
+
+async def start(mesh: Mesh, starts: Starts, order: Order, *, again: Peer | None = None) -> Started:
+    """Start it in a new window; `again`: as a peer that there was. Raises `tmux_failed` and `spawn_failed` (500)."""
+    spawn_id = new_id("spawn")
+    socket = mesh.config.spawn.tmux_socket or tmux.default_socket()
+    with mesh.change() as change:
+        ownership.open_one(change, _opening(change, spawn_id, order, socket, again))
+    await mesh.on_disk()
+    starts.launches[spawn_id] = Launch(order)
+    owned = None
+    try:
+        opened = await _open(socket, order, again, _launcher(mesh, spawn_id))
+        owned = owned_by(mesh, opened)
+        if owned is None:
+            raise failed("spawn_failed", f"the pane was gone at once; does `{sys.executable} -I -S` run?")
+        peer = await _release(mesh, starts, spawn_id, opened, owned, again)
+        await settle(mesh, starts, spawn_id, peer, owned)
+    except BaseException:
+        if owned is None or await _close(owned):
+            with mesh.change() as change:
+                ownership.disown(change, spawn_id)
+        raise
+    finally:
+        del starts.launches[spawn_id]
+    return Started(peers.load(mesh.db.conn, peer.peer_id), opened, _warnings(starts))
+
+
+def _opening(change: Change, spawn_id: str, order: Order, socket: str, again: Peer | None) -> Spawn:
+    return Spawn(
+        spawn_id=spawn_id,
+        peer_id=again.peer_id if again else None,
+        phase=ownership.OPENING,
+        backend=order.backend,
+        profile=order.profile,
+        command=order.command,
+        path=order.folder.path,
+        tmux=socket,
+        server_pid=None,
+        server_started=None,
+        pane_id=None,
+        pane_pid=None,
+        pane_started=None,
+        remains=1,
+        made_at=change.now,
+    )
+
+
+def _launcher(mesh: Mesh, spawn_id: str) -> list[str]:
+    return [sys.executable, "-I", "-S", str(LAUNCHER), str(mesh.config.home), spawn_id]
+
+
+async def _open(socket: str, order: Order, again: Peer | None, command: list[str]) -> Opened:
+    session = order.circle.replace(".", "_")  # tmux would do it
+    name = again.display_name if again else order.name or claims.folder_name(order.folder.path)
+    try:
+        return await tmux.open_window(socket, session, name[:WINDOW_CHARS], order.folder.path, command)
+    except (tmux.Failed, tmux.Gone, tmux.Hangs) as error:
+        raise failed("tmux_failed", f"no window could be opened on {socket}: {error}", socket=socket) from None
+
+
+def owned_by(mesh: Mesh, opened: Opened) -> Owned | None:
+    """The pane with the start of its server and of its process; None where one of them has ended."""
+    server_started, started = mesh.procs.started(opened.server_pid), mesh.procs.started(opened.pane_pid)
+    if server_started is None or started is None:
+        return None
+    return Owned(Server(opened.socket, opened.server_pid, server_started), opened.pane_id, opened.pane_pid, started)
+
+
+async def _release(mesh: Mesh, starts: Starts, spawn_id: str, opened: Opened, owned: Owned, again: Peer | None) -> Peer:
+    """Write down whose pane it is, let it stand when its program ends, and tell its launcher what to become."""
+    launch = starts.launches[spawn_id]
+    try:
+        stands = await tmux.remain(owned.server, owned.pane_id, owned.pid, on=True)
+    except (tmux.Failed, tmux.Gone, tmux.Hangs) as error:
+        raise failed("tmux_failed", f"the pane cannot be kept: {error}") from None
+    if not stands:
+        raise failed("spawn_failed", "the pane was closed at once, by somebody else")
+    with mesh.change() as change:
+        peer = admit(change, mesh, launch.order, opened, owned, again)
+        own(change, spawn_id, peer, owned)
+    claims.watch(mesh, peer)
+    await mesh.on_disk()
+    launch.process = (owned.pid, owned.started)
+    mesh.bus.publish(spawn_id)
+    return peer
+
+
+def own(change: Change, spawn_id: str, peer: Peer, owned: Owned) -> None:
+    """The pane is ours, and this peer's."""
+    ownership.change_columns(
+        change,
+        spawn_id,
+        peer_id=peer.peer_id,
+        phase=ownership.RUNNING,
+        tmux=owned.server.socket,
+        server_pid=owned.server.pid,
+        server_started=owned.server.started,
+        pane_id=owned.pane_id,
+        pane_pid=owned.pid,
+        pane_started=owned.started,
+        remains=1,
+    )
+    change.record("spawn.opened", peer_id=peer.peer_id, spawn_id=spawn_id, pane_id=owned.pane_id)
+
+
+def admit(change: Change, mesh: Mesh, order: Order, opened: Opened, owned: Owned, again: Peer | None) -> Peer:
+    """The peer of a pane that is about to run its agent: a new one, or the one that was."""
+    claim = Claim(
+        name=order.name,
+        backend=order.backend,
+        role=order.role,
+        circle=order.circle,
+        path=order.folder.path,
+        tmux_session=f"{opened.session}:{opened.window}",
+        pane_id=owned.pane_id,
+        pane_server=sessions.server_name(*owned.server),
+        agent_pid=owned.pid,
+        agent_started=owned.started,
+        turn_state="pending_first_turn",
+        metadata={} if runs.RUNS[order.backend].tells else {"repowire_cli_fallback": True},
+    )
+    peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True, proved=again)
+    place = {"tmux": owned.server.socket, "server_pid": owned.server.pid, "server_started": owned.server.started}
+    sessions.bind(change, peer.peer_id, **place, pane_id=owned.pane_id, inbox=None, inbox_token=None, registry=None)
+    return peer
+
+
+async def settle(mesh: Mesh, starts: Starts, spawn_id: str, peer: Peer, owned: Owned) -> None:
+    """Watch it for a moment, then leave the pane to its user. Raises `spawn_failed` when its program ends."""
+    ends_at = mesh.clock.now() + mesh.config.spawn.settle_seconds
+    with mesh.bus.listen("process.ended", peer.peer_id) as nudge:
+        while mesh.procs.alive(owned.pid, owned.started):
+            known = peers.find(mesh.db.conn, peer.peer_id)
+            left = ends_at - mesh.clock.now()
+            if left <= 0 or known is None or known.turn_state != "pending_first_turn":
+                break  # its hooks speak of it, or it has stood long enough
+            if not await nudge.wait(left):
+                break
+    if mesh.procs.alive(owned.pid, owned.started):
+        given_back = False
+        with suppress(tmux.Failed, tmux.Gone, tmux.Hangs):  # then it stays as it is until `mend`
+            given_back = await tmux.remain(owned.server, owned.pane_id, owned.pid, on=False)
+        if mesh.procs.alive(owned.pid, owned.started):
+            if given_back:
+                with mesh.change() as change:
+                    ownership.change_columns(change, spawn_id, remains=0)
+            return
+    raise await _failure(mesh, starts.launches[spawn_id].order, peer, owned)
+
+
+async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned) -> Refusal:
+    """What is to be said of a program that ended at once. A peer that was made for it is off the list."""
+    screen, status = "", None
+    with suppress(tmux.Gone, tmux.Hangs):  # its user closed it, or tmux does not answer
+        screen, status = await tmux.shown(owned.server, owned.pane_id)
+    lines = [line.rstrip() for line in clean(screen).splitlines() if line.strip()]
+    with mesh.change() as change:
+        known = peers.find(change.db, peer.peer_id)
+        if known is not None and known.session is None:
+            lives.say(change, known, presence.OFFLINE, "spawn_failed")
+            lives.hide(change, known, "spawn_failed", ended_at=change.now)
+        change.record("spawn.failed", peer_id=peer.peer_id, status=status)
+    how = f" with status {status}" if status is not None else ""
+    return failed(
+        "spawn_failed",
+        f"`{order.line}` ended at once{how}{': ' + _last(lines) if lines else ''}",
+        exit_status=status,
+        screen="\n".join(lines[-SHOWN_LINES:]),
+        command=order.line,
+    )
+
+
+def _last(lines: list[str]) -> str:
+    """The last line that is not tmux's own."""
+    own = [line for line in lines if not line.startswith("Pane is dead")]
+    return (own or lines)[-1][:200]
+
+
+async def _close(owned: Owned) -> bool:
+    """Close a pane whose start did not come off; False when it may be there yet, for `mend` to look at."""
+    try:
+        await tmux.kill_pane(owned.server, owned.pane_id, owned.pid)
+    except tmux.Gone:
+        return True
+    except (tmux.Failed, tmux.Hangs):
+        return False
+    return True
+
+
+def _warnings(starts: Starts) -> list[str]:
+    return [f"the PATH is the daemon's own: {starts.shell.trouble}"] if starts.shell.trouble else []
+
+
+# -- loop ------------------------------------------------------------------------
+
+
+async def run(mesh: Mesh) -> None:
+    """At the start mend what a daemon left half done; then forget each pane of ours whose program ends."""
+    for spawn in ownership.unsettled(mesh.db.conn):
+        await mend(mesh, spawn)
+    with mesh.bus.listen("process.ended") as nudge:
+        while True:
+            await nudge.wait()
+            for spawn in ownership.ended(mesh.db.conn, mesh.procs):
+                with mesh.change() as change:
+                    ownership.disown(change, spawn.spawn_id)
+
+
+async def mend(mesh: Mesh, spawn: Spawn) -> None:
+    """Close the panes of a start that was cut off; give back to its user the pane of one that came off."""
+    owned = spawn.pane
+    lives_on = owned is not None and mesh.procs.alive(owned.pid, owned.started)
+    try:
+        for found in await tmux.find(spawn.tmux, spawn.spawn_id):
+            started = mesh.procs.started(found.server_pid)
+            server = Server(spawn.tmux, found.server_pid, started or 0.0)
+            if owned is not None and lives_on and (found.pane_id, found.pane_pid) == (owned.pane_id, owned.pid):
+                await tmux.remain(server, found.pane_id, found.pane_pid, on=False)
+            else:
+                await tmux.kill_pane(server, found.pane_id, found.pane_pid)
+    except (tmux.Failed, tmux.Gone, tmux.Hangs):
+        lives_on = lives_on or owned is None  # to be looked at again at the next start
+        if lives_on:
+            return
+    with mesh.change() as change:
+        if lives_on:
+            ownership.change_columns(change, spawn.spawn_id, phase=ownership.RUNNING, remains=0)
+        else:
+            ownership.disown(change, spawn.spawn_id)
+
+
+# -- wire ------------------------------------------------------------------------
+
+
+async def get_config(request: web.Request) -> web.Response:
+    may = request.app[MESH].config.spawn
+    profiles = {
+        backend: {
+            name: {"args": list(one.get("args", [])), "description": one.get("description")}
+            for name, one in known.items()
+        }
+        for backend, known in may.profiles.items()
+    }
+    lines = lines_of(request.app[MESH].config)
+    return wire.reply(
+        {
+            "enabled": bool(lines and may.allowed_paths),
+            "commands": dict(may.commands),
+            "profiles": profiles,
+            "allowed_commands": lines,
+            "allowed_paths": list(may.allowed_paths),
+        }
+    )
+
+
+async def post_spawn(request: web.Request) -> web.Response:
+    mesh, starts = request.app[MESH], request.app[STARTS]
+    body = await wire.read(request)
+    path = body.text("path", max_chars=4096)
+    backend, command = body.optional_text("backend", max_chars=64), body.optional_text("command", max_chars=4096)
+    profile, message = body.optional_identifier("profile"), body.optional_text("message", max_chars=MAX_TEXT_CHARS)
+    if profile is not None and backend is None:
+        raise invalid("profile", "needs a backend")
+    order = await order_of(
+        mesh.config,
+        starts.shell,
+        path=path,
+        backend=backend,
+        command=command,
+        profile=profile,
+        circle=body.optional_identifier("circle") or DEFAULT_CIRCLE,
+        role=body.choice("role", ROLES, "agent"),
+        name=body.optional_identifier("name"),
+    )
+    by = sender(mesh, request)
+    started = await start(mesh, starts, order)
+    tell(mesh, by, started.peer, message)
+    return wire.reply(
+        {
+            "ok": True,
+            "display_name": started.peer.display_name,
+            "tmux_session": started.peer.tmux_session,
+            "peer_id": started.peer.peer_id,
+            "registration_state": "pending_hook" if runs.RUNS[order.backend].tells else "cli_fallback",
+            "warnings": started.warnings,
+            "pane_id": started.opened.pane_id,
+            "command": order.line,
+        }
+    )
+
+
+def sender(mesh: Mesh, request: web.Request) -> str:
+    """In whose name the first message is given: the calling agent's, or the human's."""
+    return callers.spoken_for(mesh, request, None) or callers.human(mesh).peer_id
+
+
+def tell(mesh: Mesh, by: str, peer: Peer, message: str | None) -> None:
+    """Leave the first message in its mailbox: it is delivered when the agent is ready for it."""
+    if message:
+        with mesh.change() as change:
+            messages.notify(change, mesh, Note(by, peer.peer_id, message, bypass_circle=True))
+
+
+async def post_launch(request: web.Request) -> web.Response:
+    """What a launcher is to become: told to the first process of the pane that was opened for it, and to no other."""
+    mesh, starts, spawn_id = request.app[MESH], request.app[STARTS], request.match_info["spawn_id"]
+    ends_at = mesh.clock.now() + LAUNCH_SECONDS
+    with mesh.bus.listen(spawn_id) as nudge:
+        while (launch := starts.launches.get(spawn_id)) is not None and launch.process is None:
+            if mesh.bus.closed or not await nudge.wait(max(0.0, ends_at - mesh.clock.now())):
+                break
+    if launch is None or launch.process is None:
+        raise gone("spawn_over", f"nothing is being started as {spawn_id}")
+    if mesh.auth.lineage(request)[:1] != [launch.process]:
+        raise forbidden("not_your_spawn", "this is told to the pane that was opened for it alone")
+    order = launch.order
+    return wire.reply(
+        {
+            "path": order.folder.path,
+            "device": order.folder.device,
+            "inode": order.folder.inode,
+            "program": order.program,
+            "command": order.arguments,
+            "env": order.environ,
+            "unset": list(runs.OF_ANOTHER),
+        }
+    )
+
+
+ROUTES = [
+    web.get("/spawn/config", get_config),
+    web.post("/spawn", post_spawn),
+    web.post("/spawn/{spawn_id}/launch", post_launch),
+]
+
+
+def busy(starts: Starts, peer: Peer, what: str, error: str) -> None:
+    """409 where something is being done to the peer already."""
+    if (does := starts.busy.get(peer.peer_id)) is not None:
+        raise conflict(error, f"{peer.display_name} is being {does} just now: try again", peer_id=peer.peer_id)
+    starts.busy[peer.peer_id] = what

@@ -1,0 +1,102 @@
+"""Real Claude Codes started by the daemon: peers from the first moment, and who they were when they are back."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from claude.driver import NEWEST, WITHOUT_INBOX, Claude
+from claude.model import Model
+from claude.town import Town
+from conftest import Live, TmuxServer, gone, until
+
+pytestmark = pytest.mark.live
+
+
+class Hired(Town):
+    """A town whose daemon may start its Claudes; each has a profile, which is its name."""
+
+    def __init__(self, live: Live, tmux: TmuxServer, model: Model, version: str = NEWEST) -> None:
+        self.version = version
+        super().__init__(live, tmux, model, "inbox")
+        self.ben = self.claude("ben", version)
+
+    def allow(self, claude: Claude, *arguments: str) -> None:
+        """Start the daemon anew, so that it may start this one."""
+        settings = {
+            "COMMANDS": {"claude-code": " ".join([str(claude.binary), *arguments])},
+            "ALLOWED_PATHS": [str(claude.project)],
+            "ENV": {**self.user.environ(claude.name), "TMUX_TMPDIR": ""},
+            "LOGIN_SHELL": False,
+            "TMUX_SOCKET": str(self.tmux.socket),
+        }
+        for key, value in settings.items():
+            self.live.environ[f"REPOWIRE_SPAWN__{key}"] = value if isinstance(value, str) else json.dumps(value)
+        self.live.environ["PATH"] = self.user.environ(claude.name)["PATH"]
+        assert self.live.term() == 0
+        self.start_daemon()
+
+    def hire(self, claude: Claude, **fields: Any) -> dict[str, Any]:
+        """Have it started, and wait until its hooks have spoken."""
+        made: dict[str, Any] = self.live.post("/spawn", path=str(claude.project), backend="claude-code", **fields)
+        self.follow(claude, made["pane_id"])
+        until(lambda: self.peer(made["display_name"])["turn_state"] != "pending_first_turn", 30)
+        return made
+
+    def follow(self, claude: Claude, pane: str) -> None:
+        claude.pane, claude.pid = pane, self.tmux.pid(pane)
+        claude.until(claude.idle, "it started")
+
+
+@pytest.fixture
+def new_hired(new_live: Callable[..., Live], tmux: TmuxServer) -> Iterator[Callable[..., Hired]]:
+    made: list[Hired] = []
+    with Model() as model:
+
+        def build(version: str = NEWEST) -> Hired:
+            made.append(Hired(new_live(), tmux, model, version))
+            made[-1].allow(made[-1].ben)
+            return made[-1]
+
+        yield build
+        for town in made:
+            for claude in town.claudes:
+                claude.kill()
+
+
+@pytest.mark.parametrize("version", [NEWEST, WITHOUT_INBOX])
+def test_a_spawned_claude_is_the_peer_it_was_opened_as_and_hears_its_first_message_once(
+    new_hired: Callable[..., Hired], version: str
+) -> None:
+    town = new_hired(version)
+    made = town.hire(town.ben, circle="night", name="benny", message="begin with the tests")
+    peer = town.peer("benny")
+    assert (peer["peer_id"], peer["circle"]) == (made["peer_id"], "night")
+    assert [one for one in town.live.get("/peers?circle=night")["peers"] if one["role"] == "agent"] == [peer]
+    first = town.live.get(f"/messages?peer={made['peer_id']}")["messages"][0]["id"]
+    town.until_seen(town.ben, first)
+
+
+def test_a_killed_claude_is_gone_and_its_session_said_so(new_hired: Callable[..., Hired]) -> None:
+    town = new_hired()
+    made = town.hire(town.ben)
+    assert town.live.post("/kill-peer", peer_identifier=made["peer_id"])["tmux_killed"] is True
+    assert gone(town.ben.pid)
+    assert made["pane_id"] not in town.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split()
+    assert town.peer(made["display_name"]) == {}
+
+
+def test_a_claude_behind_a_script_is_the_peer_it_was_opened_as(new_hired: Callable[..., Hired]) -> None:
+    town = new_hired()
+    script = town.live.folder / "script"
+    script.write_text(f'#!/bin/sh\n{town.ben.binary} "$@"\necho over\n')
+    script.chmod(0o755)
+    town.ben.binary = script
+    town.allow(town.ben)
+    made = town.live.post("/spawn", path=str(town.ben.project), backend="claude-code", name="benny")
+    until(lambda: town.peer("benny")["turn_state"] != "pending_first_turn", 30)
+    assert town.peer("benny")["peer_id"] == made["peer_id"]
+    assert len([one for one in town.live.get("/peers")["peers"] if one["role"] == "agent"]) == 1
+    shell = town.tmux.pid(made["pane_id"])
+    assert town.live.post("/kill-peer", peer_identifier="benny")["tmux_killed"] is True
+    assert gone(shell)

@@ -1,0 +1,476 @@
+"""Spawned agents: a real daemon, a real tmux on a private socket, and small programs for agents."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Live, TmuxServer, gone, until
+from test_openapi import faults, schema_of
+
+pytestmark = pytest.mark.live
+
+# The agents. `steady` stands; it says what it is, and where.
+AGENTS = {
+    "steady": 'echo "I am $0 $* in $(pwd) with $COLOUR, CLAUDECODE=$CLAUDECODE"\nexec cat',
+    "stubborn": "trap '' HUP TERM\necho ready\nwhile :; do read line || sleep 1; done",
+    "hasty": "echo 'no such model: m1' >&2\nexit 3",
+    "wrapper": "sleep 600 &\necho wrapped\nwait",
+}
+
+
+class Yard:
+    """A daemon that may start the agents above in `work`, in a tmux of its own."""
+
+    def __init__(self, live: Live, tmux: TmuxServer) -> None:
+        self.live, self.tmux = live, tmux
+        self.bin, self.work = live.folder / "bin", live.folder / "work"
+        self.bin.mkdir()
+        (self.work / "app").mkdir(parents=True)
+        for name, script in AGENTS.items():
+            self.program(name, script)
+        self.before = self.panes()
+        self.pids: list[int] = []
+        self.settings: dict[str, Any] = {
+            "commands": {"claude-code": "steady", "codex": "stubborn --now", "gemini": "hasty", "pi": "wrapper"},
+            "allowed_commands": [str(self.bin / "claude") + " --odd"],
+            "allowed_paths": [str(self.work)],
+            "profiles": {"claude-code": {"fast": {"args": ["--model", "a b"], "description": "the quick one"}}},
+            "env": {"COLOUR": "red; green"},
+            "env_path": str(self.bin),
+            "tmux_socket": str(tmux.socket),
+            "settle_seconds": 0.3,
+        }
+        self.start()
+
+    def program(self, name: str, script: str) -> Path:
+        file = self.bin / name
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        return file
+
+    def start(self) -> None:
+        def text(value: Any) -> str:
+            return value if isinstance(value, str) else json.dumps(value)
+
+        self.live.start(**{f"REPOWIRE_SPAWN__{key}".upper(): text(value) for key, value in self.settings.items()})
+
+    def panes(self) -> set[str]:
+        return set(self.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split())
+
+    def new_panes(self) -> set[str]:
+        return self.panes() - self.before
+
+    def spawn(self, *, expect: int = 200, **body: Any) -> dict[str, Any]:
+        body = {"path": str(self.work / "app"), **({} if "command" in body else {"backend": "claude-code"}), **body}
+        found: dict[str, Any] = self.live.post("/spawn", expect=expect, **body)
+        assert faults(schema_of(("POST", "/spawn"), expect, "application/json") or {}, found) == []
+        if expect < 400:
+            self.pids.append(self.pid(found["pane_id"]))
+        return found["detail"] if expect >= 400 else found
+
+    def kill(self, name: str, *, expect: int = 200, **body: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self.live.post("/kill-peer", expect=expect, peer_identifier=name, **body)
+        return found["detail"] if expect >= 400 else found
+
+    def peers(self) -> dict[str, dict[str, Any]]:
+        return {peer["display_name"]: peer for peer in self.live.get("/peers")["peers"]}
+
+    def pid(self, pane: str) -> int:
+        return self.tmux.pid(pane)
+
+    def shows(self, pane: str, words: str) -> str:
+        def look() -> str:
+            screen = self.tmux.screen(pane)
+            return screen if words in screen.replace("\n", "") else ""
+
+        return until(look)
+
+
+@pytest.fixture
+def yard(new_live: Callable[..., Live], tmux: TmuxServer) -> Iterator[Yard]:
+    made = Yard(new_live(), tmux)
+    yield made
+    for pid in made.pids:  # some do not mind that their terminal is gone
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+# -- starting --------------------------------------------------------------------
+
+
+def test_an_agent_is_started_as_the_config_says_and_is_a_peer(yard: Yard) -> None:
+    made = yard.spawn(profile="fast", circle="night.shift", name="ann")
+    assert (made["display_name"], made["registration_state"], made["warnings"]) == ("ann", "pending_hook", [])
+    assert made["command"] == "steady --model 'a b'"
+    assert made["tmux_session"].startswith("night_shift:")
+    screen = yard.shows(made["pane_id"], "CLAUDECODE=")
+    said = f"I am {yard.bin}/steady --model a b in {yard.work.resolve()}/app with red; green, CLAUDECODE="
+    assert screen.replace("\n", "").strip() == said
+    peer = yard.peers()["ann"]
+    assert peer["peer_id"] == made["peer_id"]
+    assert (peer["circle"], peer["role"], peer["status"]) == ("night.shift", "agent", "online")
+    assert peer["turn_state"] == "pending_first_turn"
+    assert yard.tmux.run("show-options", "-p", "-t", made["pane_id"], "remain-on-exit") == ""
+
+
+def test_two_of_one_folder_are_two_peers(yard: Yard) -> None:
+    names = [yard.spawn()["display_name"] for _ in range(2)]
+    assert names == ["app", "app-2"]
+
+
+def test_an_agent_that_started_the_tmux_server_is_not_its_parent(new_live: Any, short_folder: Path) -> None:
+    socket = short_folder / "t2"
+    inside = {**os.environ, "CLAUDECODE": "1", "CLAUDE_CODE_SESSION_ID": "another"}
+    run = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+    subprocess.run([*run, "new-session", "-d", "-s", "main", "cat"], env=inside, check=True)
+    try:
+        yard = Yard(new_live(), TmuxServer(socket, {**os.environ}))
+        made = yard.spawn()
+        assert "CLAUDECODE=1" not in yard.shows(made["pane_id"], "CLAUDECODE=")
+    finally:
+        subprocess.run([*run, "kill-server"], check=False)
+
+
+def test_neither_the_environment_nor_the_command_stands_in_tmux(yard: Yard) -> None:
+    made = yard.spawn(profile="fast")
+    told = yard.tmux.run("display-message", "-p", "-t", made["pane_id"], "#{pane_start_command}")
+    assert "launcher.py" in told
+    assert "steady" not in told
+    assert "red" not in yard.tmux.run("show-environment", "-t", made["pane_id"])
+
+
+def test_the_first_message_waits_for_the_agent(yard: Yard) -> None:
+    made = yard.spawn(message="begin with the tests")
+    found = yard.live.get(f"/messages?peer={made['peer_id']}")["messages"]
+    assert [(one["text"], one["from_peer"]) for one in found] == [("begin with the tests", "human")]
+    assert found[0]["state"] in ("queued", "held", "leased")
+
+
+def test_a_command_that_is_allowed_word_for_word(yard: Yard) -> None:
+    line = f"{yard.bin}/claude --odd"
+    assert yard.spawn(command=line, expect=422)["error"] == "command_unavailable"
+    yard.program("claude", AGENTS["steady"])
+    made = yard.spawn(command=line)
+    assert yard.peers()[made["display_name"]]["backend"] == "claude-code"
+    refused = yard.spawn(command=f"{line} --more", expect=403)
+    assert (refused["error"], refused["allowed_commands"][-1]) == ("command_unavailable", line)
+
+
+def test_the_config_is_told(yard: Yard) -> None:
+    told = yard.live.get("/spawn/config")
+    assert told["enabled"] is True
+    assert told["commands"] == yard.settings["commands"]
+    assert told["profiles"] == yard.settings["profiles"]
+    assert told["allowed_commands"] == ["steady", "stubborn --now", "hasty", "wrapper", f"{yard.bin}/claude --odd"]
+    assert told["allowed_paths"] == yard.settings["allowed_paths"]
+
+
+def test_without_a_config_nothing_is_started(live: Live) -> None:
+    refused = live.post("/spawn", expect=403, path=str(live.folder), backend="claude-code")["detail"]
+    assert refused["error"] == "spawn_disabled"
+    assert str(live.home / "config.toml") in refused["hint"]
+    assert live.get("/spawn/config")["enabled"] is False
+
+
+# -- refusals ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ({"backend": "opencode"}, 422, "command_unavailable"),
+        ({"backend": "claude-code", "command": "steady"}, 422, "invalid_field"),
+        ({"backend": None}, 422, "invalid_field"),
+        ({"profile": "slow"}, 422, "profile_unavailable"),
+        ({"command": "steady", "profile": "fast"}, 422, "invalid_field"),
+        ({"command": "sh -c true"}, 403, "command_unavailable"),
+        ({"role": "human"}, 422, "invalid_field"),
+        ({"circle": "a b"}, 422, "invalid_field"),
+        ({"path": "app"}, 422, "invalid_field"),
+        ({"path": "/nowhere/at/all"}, 403, "path_not_allowed"),
+    ],
+)
+def test_what_is_refused_says_why_and_opens_nothing(yard: Yard, body: Any, status: int, error: str) -> None:
+    refused = yard.spawn(expect=status, **body)
+    assert refused["error"] == error
+    assert len(refused["hint"]) > 10
+    assert yard.new_panes() == set()
+    assert yard.peers().keys() <= {"human"}
+
+
+def test_only_what_lies_in_an_allowed_folder_is_entered(yard: Yard) -> None:
+    outside = yard.live.folder / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (yard.live.folder / "work-not").mkdir()
+    links = {"link": outside, "inner": yard.work / "app", "loop": yard.work / "loop"}
+    for name, where in links.items():
+        (yard.work / name).symlink_to(where)
+    (yard.work / "file").write_text("")
+    assert yard.spawn(path=f"{yard.work}/link/deep", expect=403)["error"] == "path_not_allowed"
+    assert yard.spawn(path=f"{yard.work}/app/../../outside", expect=403)["error"] == "path_not_allowed"
+    assert yard.spawn(path=f"{yard.work}-not", expect=403)["error"] == "path_not_allowed"
+    assert yard.spawn(path=f"{yard.work}/none", expect=404)["error"] == "path_not_found"
+    assert yard.spawn(path=f"{yard.work}/loop", expect=404)["error"] == "path_not_found"
+    assert yard.spawn(path=f"{yard.work}/file", expect=422)["field"] == "path"
+    made = yard.spawn(path=f"{yard.work}/inner")
+    assert yard.peers()[made["display_name"]]["path"] == str((yard.work / "app").resolve())
+
+
+def test_a_folder_that_is_swapped_while_it_is_started_in_is_not_entered(yard: Yard) -> None:
+    """The launcher finds another folder than the one that was allowed: here a python that waits before it runs."""
+    outside, app = yard.live.folder / "outside", yard.work / "app"
+    outside.mkdir()
+    swapped = threading.Event()
+
+    def swap() -> None:
+        while not swapped.is_set():
+            if yard.new_panes():
+                app.rename(yard.work / "was-app")
+                app.symlink_to(outside)
+                swapped.set()
+
+    turning = threading.Thread(target=swap)
+    turning.start()
+    try:
+        got = yard.live.request("POST", "/spawn", body={"path": str(app), "backend": "claude-code"})
+    finally:
+        swapped.set()
+        turning.join()
+    if got.status == 200:  # it was in already: then it is in the folder that was allowed
+        where = yard.tmux.run("display-message", "-p", "-t", got.json["pane_id"], "#{pane_current_path}")
+        assert where == str(yard.work / "was-app")
+    else:
+        assert got.json["detail"]["error"] == "spawn_failed"
+        assert "another folder" in got.json["detail"]["screen"]
+
+
+def test_a_name_full_of_commands_is_a_name(yard: Yard) -> None:
+    odd = yard.work / "#(touch made) ;'$(touch made)"
+    odd.mkdir()
+    made = yard.spawn(path=str(odd))
+    yard.shows(made["pane_id"], "CLAUDECODE=")
+    assert not list(yard.live.folder.rglob("made"))
+
+
+# -- failing -----------------------------------------------------------------------
+
+
+def test_an_agent_that_ends_at_once_is_told_with_what_it_showed_and_leaves_nothing(yard: Yard) -> None:
+    refused = yard.spawn(backend="gemini", expect=500)
+    assert refused["error"] == "spawn_failed"
+    assert refused["exit_status"] == 3
+    assert "no such model: m1" in refused["screen"]
+    assert "no such model: m1" in refused["hint"]
+    assert refused["command"] == "hasty"
+    assert yard.new_panes() == set()
+    assert yard.peers().keys() <= {"human"}
+    assert rows(yard) == []
+
+
+def test_a_program_that_is_not_there_is_told_before_a_window_is_opened(yard: Yard) -> None:
+    (yard.bin / "steady").unlink()
+    refused = yard.spawn(expect=422)
+    assert refused["error"] == "command_unavailable"
+    assert "steady" in refused["hint"]
+    assert str(yard.bin) in refused["searched"]
+
+
+def test_a_program_that_cannot_be_run_is_told(yard: Yard) -> None:
+    (yard.bin / "steady").write_text("#!/no/such/interpreter\n")
+    refused = yard.spawn(expect=500)
+    assert refused["error"] == "spawn_failed"
+    assert "cannot be run" in refused["screen"]
+    assert yard.new_panes() == set()
+
+
+def test_a_tmux_that_does_not_answer_is_told(yard: Yard) -> None:
+    server = int(yard.tmux.run("display-message", "-p", "#{pid}"))
+    os.kill(server, signal.SIGSTOP)
+    try:
+        refused = yard.spawn(expect=500)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert refused["error"] == "tmux_failed"
+    until(lambda: yard.new_panes() == set())
+    assert rows(yard) == []
+
+
+def test_a_login_shell_that_hangs_is_given_up_on_and_named(yard: Yard) -> None:
+    yard.live.term()
+    hangs = yard.program("hangs", "sleep 600")
+    yard.live.environ["SHELL"] = str(hangs)
+    yard.settings["login_shell_seconds"] = 0.2
+    yard.start()
+    made = yard.spawn()
+    assert [word for word in made["warnings"] if str(hangs) in word and "PATH" in word]
+
+
+def test_the_path_is_the_login_shells_and_is_asked_for_once(yard: Yard) -> None:
+    yard.live.term()
+    asked = yard.live.folder / "asked"
+    tools = yard.live.folder / "tools"
+    shutil.copytree(yard.bin, tools)
+    shell = f'echo . >> {asked}\nPATH="{tools}:$PATH"\necho noise\nexport PATH\nshift 2\nexec /bin/sh "$@"'
+    yard.live.environ["SHELL"] = str(yard.program("shell", shell))
+    yard.settings["env_path"] = ""
+    yard.start()
+    made = yard.spawn()
+    yard.shows(made["pane_id"], f"I am {tools}/steady")
+    yard.spawn()
+    assert asked.read_text() == ".\n"
+
+
+# -- killing -----------------------------------------------------------------------
+
+
+def test_a_killed_agent_is_gone_with_its_pane_and_off_the_list(yard: Yard) -> None:
+    made = yard.spawn()
+    pid = yard.pid(made["pane_id"])
+    assert yard.kill(made["display_name"]) == {"ok": True, "tmux_killed": True}
+    assert gone(pid)
+    assert yard.new_panes() == set()
+    assert made["display_name"] not in yard.peers()
+    assert rows(yard) == []
+    assert yard.kill(made["display_name"], expect=404)["error"] == "peer_not_found"
+
+
+def test_an_agent_that_ignores_the_hangup_is_ended_all_the_same(yard: Yard) -> None:
+    made = yard.spawn(backend="codex")
+    yard.shows(made["pane_id"], "ready")
+    pid = yard.pid(made["pane_id"])
+    assert yard.kill(made["peer_id"])["tmux_killed"] is True
+    assert gone(pid)
+
+
+def test_a_pane_that_we_did_not_open_is_left_alone(yard: Yard) -> None:
+    pane = yard.tmux.window("cat")
+    yard.live.post("/peers", name="guest", path=str(yard.work), pane_id=pane)
+    assert yard.kill("guest") == {"ok": True, "tmux_killed": None}
+    assert pane in yard.panes()
+    assert "guest" not in yard.peers()
+
+
+def test_a_name_that_two_have_is_not_guessed(yard: Yard) -> None:
+    for circle in ("day", "night"):
+        yard.spawn(circle=circle, name="ann")
+    refused = yard.kill("ann", expect=409)
+    assert refused["error"] == "ambiguous_peer"
+    told = {(one["circle"], one["tmux_session"].partition(":")[0]) for one in refused["candidates"]}
+    assert told == {("day", "day"), ("night", "night")}
+    assert yard.kill("ann", circle="day")["tmux_killed"] is True
+    assert len(yard.new_panes()) == 1
+
+
+def test_a_process_of_another_pane_that_got_the_number_is_not_killed(yard: Yard) -> None:
+    """The tmux server is another one, whose pane has the same id: nothing there is ours."""
+    made = yard.spawn()
+    yard.tmux.run("kill-server")
+    until(lambda: yard.peers().get(made["display_name"], {}).get("status") in (None, "offline"))
+    yard.tmux.run("new-session", "-d", "-s", "main", "cat")
+    while made["pane_id"] not in yard.panes():
+        yard.tmux.window("cat")
+    assert yard.kill(made["peer_id"]) == {"ok": True, "tmux_killed": None}
+    assert made["pane_id"] in yard.panes()
+
+
+def test_an_agent_that_ends_by_itself_takes_its_pane_along(yard: Yard) -> None:
+    made = yard.spawn()
+    os.kill(yard.pid(made["pane_id"]), signal.SIGKILL)
+    until(lambda: yard.new_panes() == set())
+    until(lambda: yard.peers()[made["display_name"]]["status"] == "offline")
+    until(lambda: rows(yard) == [])
+
+
+# -- the command line ----------------------------------------------------------------
+
+
+def test_peer_new_and_kill(yard: Yard) -> None:
+    done = yard.live.cli(
+        "peer", "new", str(yard.work / "app"), "--backend", "claude-code", "-m", "begin", "--name", "ann"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ann\n", "")
+    assert len(yard.new_panes()) == 1
+    done = yard.live.cli("peer", "kill", "ann", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"ok": True, "tmux_killed": True})
+    assert yard.new_panes() == set()
+
+
+def test_peer_new_says_what_a_failed_start_showed(yard: Yard) -> None:
+    done = yard.live.cli("peer", "new", str(yard.work / "app"), "--backend", "gemini")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0] == "  | no such model: m1"
+    assert done.stderr.splitlines()[-1] == "repowire: `hasty` ended at once with status 3: no such model: m1"
+
+
+def test_peer_new_asks_for_the_kind_where_there_are_several(yard: Yard) -> None:
+    done = yard.live.cli("peer", "new", str(yard.work / "app"))
+    assert done.returncode == 2
+    assert "claude-code, codex, gemini, pi" in done.stderr
+
+
+def test_peer_kill_says_when_the_agent_was_left_alone(yard: Yard) -> None:
+    yard.live.post("/peers", name="guest", path=str(yard.work))
+    done = yard.live.cli("peer", "kill", "guest")
+    assert done.returncode == 0
+    assert "left alone" in done.stderr
+
+
+# -- a daemon that dies in between ---------------------------------------------------
+
+
+def test_a_daemon_killed_at_any_moment_of_a_start_leaves_no_ghost(yard: Yard) -> None:
+    """Whatever is left of it is a peer that can be killed, or is nothing."""
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(12):
+            began = time.monotonic()
+            asked = pool.submit(request, yard)
+            while time.monotonic() - began < 0.03 * number:
+                continue
+            yard.live.kill()
+            asked.result()
+            yard.start()
+            until(lambda: settled(yard), 20)
+            for pane in yard.new_panes():
+                peer = yard.live.get(f"/peers/by-pane/{pane.replace('%', '%25')}")
+                assert yard.kill(peer["peer_id"])["tmux_killed"] is True
+            assert yard.new_panes() == set()
+
+
+def request(yard: Yard) -> None:
+    with suppress(OSError, HTTPException):  # the daemon dies while it is answered
+        yard.live.request("POST", "/spawn", body={"path": str(yard.work / "app"), "backend": "claude-code"})
+
+
+def settled(yard: Yard) -> bool:
+    """Every pane that is there runs its agent, and is one's own."""
+    owned = {row[0] for row in rows(yard)}
+    return all("I am" in yard.tmux.screen(pane) and pane in owned for pane in yard.new_panes()) and all(
+        pane in yard.new_panes() for pane in owned
+    )
+
+
+def rows(yard: Yard) -> list[Any]:
+    """What the daemon has written down as its own, read beside it."""
+    copy = yard.live.folder / "copy"
+    copy.mkdir(exist_ok=True)
+    for file in yard.live.home.glob("state.db*"):
+        shutil.copy(file, copy)
+    said = subprocess.run(
+        ["python3", "-c", "import sqlite3, sys, json; print(json.dumps(sqlite3.connect(sys.argv[1])"
+         ".execute('SELECT pane_id, phase, remains FROM spawns').fetchall()))", str(copy / "state.db")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: list[Any] = json.loads(said.stdout)
+    return found
