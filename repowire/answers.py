@@ -432,6 +432,23 @@ class LinkedPane:
 
 
 @dataclass(frozen=True)
+class Rehooked:
+    """POST /peers/{name}/rehook: `reason` says what was done, `detail` what was found; `ping_ok` None: no socket."""
+
+    ok: bool
+    acted: bool
+    peer_id: str
+    display_name: str
+    pane_id: str
+    ws_was_connected: bool
+    pane_verified: bool
+    ws_hook_respawned: bool
+    reason: str
+    detail: str
+    ping_ok: bool | None = None
+
+
+@dataclass(frozen=True)
 class MeshEvent:
     """A line of the event stream; `extras` is everything else that it says."""
 

@@ -118,6 +118,10 @@ class RepowireClient(Transport):
         body = {"backend": backend, **given(fields)}
         return self._object("POST", f"/panes/{quote(pane_id)}/link", body)
 
+    def rehook_peer(self, name: str, *, apply: bool | None = None, **fields: Any) -> "shapes.Rehooked":
+        """Try the way into a peer's pane; with `apply` open another where it is dead; fields: circle, from_peer."""
+        return self._object("POST", f"/peers/{quote(name)}/rehook", given({"apply": apply, **fields}))
+
     # -- asks ----------------------------------------------------------------
     def ask(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> "shapes.Asked":
         """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments.

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from repowire import claims, lives, panes, peers, presence, sessions, survey, tmux, wire
-from repowire.agents import claude_code_hooks as claude
 from repowire.claims import Claim
 from repowire.errors import conflict, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
@@ -163,14 +162,6 @@ def agent_in(procs: Procs, place: Place, backend: str) -> Running:
     raise conflict("no_agent", f"no {backend} runs in pane {pane_id}, {said}", pane_id=pane_id)
 
 
-def registry_of(procs: Procs, backend: str, pid: int) -> str | None:
-    """The file in which such a process says how it is."""
-    if backend != "claude-code":
-        return None
-    folder = procs.variable(pid, "CLAUDE_CONFIG_DIR") or f"{procs.variable(pid, 'HOME') or ''}/.claude"
-    return claude.registry(f"{folder}/projects/", pid)
-
-
 # -- rules: linking and undoing ------------------------------------------------
 
 
@@ -268,7 +259,7 @@ async def link(mesh: Mesh, hosts: Hosts, table: Sockets, asked: Asked) -> Linked
     found = await survey.take(mesh, *([asked.tmux] if asked.tmux else []))
     place = chosen(found.places, asked)
     agent = agent_in(mesh.procs, place, asked.backend)
-    registry = await asyncio.to_thread(registry_of, mesh.procs, asked.backend, agent.pid)
+    registry = await asyncio.to_thread(survey.registry_of, mesh.procs, asked.backend, agent.pid)
     with mesh.change() as change:
         peer = open_link(change, place, agent, asked, registry)
     reason = STOPPED  # what a task that is cancelled here leaves behind

@@ -44,7 +44,14 @@ class Hosts:
     def __init__(self) -> None:
         self.following: dict[int, Process | None] = {}  # by stream: the process at its other end, where that is known
         self.hurried = False  # one is wanted at once, however often it ended before
+        self.mending = asyncio.Lock()  # one rehook after the other: the second finds what the first did
         self._again: dict[str, int] = {}
+
+    def let_go_of_the_dead(self, mesh: Mesh) -> None:
+        """A stream that nobody reads any more ends only when it is written to; its reader's end is known before."""
+        for stream, process in list(self.following.items()):
+            if process is not None and not mesh.procs.alive(*process):
+                del self.following[stream]
 
     def again(self, peer_id: str) -> int:
         """How often its pane was asked to be served anew; a row that differs in this is served from the start."""
@@ -107,8 +114,9 @@ class Keeper:
 
     async def run(self, mesh: Mesh) -> None:
         again = AGAIN_FIRST_SECONDS
-        with mesh.bus.listen(*WAKES, "pane.host") as nudge:
+        with mesh.bus.listen(*WAKES, "pane.host", "process.ended") as nudge:
             while True:
+                self.hosts.let_go_of_the_dead(mesh)
                 if self.hosts.following or not wanted(mesh, self.hosts):
                     await nudge.wait(60.0)
                     continue
@@ -146,6 +154,7 @@ class Keeper:
             if process.returncode is None:
                 process.terminate()
                 await self._ended(process)
+        self.hosts.let_go_of_the_dead(mesh)
         mesh.announce("pane.host", pid=process.pid, running=False, code=code)
         if code not in (0, HELD_ELSEWHERE):
             log.warning("ws-hook ended with %d; see %s", code, home / "ws-hook.log")
@@ -169,7 +178,10 @@ async def get_hosted(request: web.Request) -> web.StreamResponse:
         raise forbidden("ours_alone", "this stream is for the host's ws-hook")
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    hosts.following[id(request)] = next(iter(mesh.auth.lineage(request)), None)
+    follower = next(iter(mesh.auth.lineage(request)), None)
+    hosts.following[id(request)] = follower
+    if follower is not None:
+        mesh.procs.watch(*follower)
     mesh.bus.publish("pane.host")
     told = b""
     try:
@@ -183,7 +195,7 @@ async def get_hosted(request: web.Request) -> web.StreamResponse:
     except ConnectionError:
         pass  # it left
     finally:
-        del hosts.following[id(request)]
+        hosts.following.pop(id(request), None)
         mesh.bus.publish("pane.host")
     return response
 

@@ -96,6 +96,7 @@ KINDS: dict[str, Kind] = {
     "channel.closed": Kind(),
     "pane.host": Kind(),
     "pane.linked": Kind(),
+    "pane.rehooked": Kind(),
     "pane.unlinked": Kind(),
     "spawn.opened": Kind(),
     "spawn.failed": Kind(),

@@ -182,6 +182,20 @@ class LinkedPane(TypedDict):
     repair_hint: str | None
 
 
+class Rehooked(TypedDict):
+    ok: bool
+    acted: bool
+    peer_id: str
+    display_name: str
+    pane_id: str
+    ws_was_connected: bool
+    ping_ok: bool | None
+    pane_verified: bool
+    ws_hook_respawned: bool
+    reason: Literal["already_healthy", "dry_run", "respawned", "respawn_skipped_pid_alive_or_contested"]
+    detail: str
+
+
 # -- asks --------------------------------------------------------------------------
 class Asked(TypedDict):
     correlation_id: str

@@ -70,6 +70,7 @@ class Socket:
     farewell: Goodbye | None = None  # what another task wants it to end with
     gone: Nudge = field(default_factory=Nudge)
     pane_id: str | None = None  # the pane that it said it is of
+    hosted: bool = False  # at its far end is the ws-hook of this host
     pongs: list[Nudge] = field(default_factory=list)  # of who waits for an answer to a ping
 
     @property
@@ -371,7 +372,7 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     way = "pane" if peer.pane_id is not None else "socket"
     socket.door = Door(peer.peer_id, holder, way=way, receipts=receipts, remembers=remembers)
     socket.door.at_once = socket.hand_at_once
-    socket.pane_id = claim.pane_id
+    socket.pane_id, socket.hosted = claim.pane_id, frame.get("hosted") is True
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})

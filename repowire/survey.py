@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from repowire import agents, sessions, tmux
+from repowire.agents import claude_code_hooks as claude
 from repowire.mesh import Mesh
 from repowire.procs import Procs, Running
 from repowire.tmux import Gone, Hangs, Listed
@@ -123,3 +124,11 @@ def _agent(procs: Procs, line: tuple[Running, ...]) -> Agent | None:
         return None
     *_, one, backend = min(found, key=lambda each: each[:3])
     return Agent(one.pid, one.started, backend)
+
+
+def registry_of(procs: Procs, backend: str, pid: int) -> str | None:
+    """The file in which such a process says how it is."""
+    if backend != "claude-code":
+        return None
+    folder = procs.variable(pid, "CLAUDE_CONFIG_DIR") or f"{procs.variable(pid, 'HOME') or ''}/.claude"
+    return claude.registry(f"{folder}/projects/", pid)

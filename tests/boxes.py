@@ -1,10 +1,16 @@
 """Programs in panes of a private tmux that are named and look as an agent, and write down every byte they are sent."""
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from conftest import TmuxServer, until
+from conftest import Live, TmuxServer, gone, until
 
 FAKE_BOX = Path(__file__).parent / "fake_box.py"
 RECORDER = Path(__file__).parent / "recorder.py"
@@ -54,3 +60,66 @@ class Box:
     def keys(self, *keys: str) -> None:
         """What a human presses there."""
         self.tmux.run("send-keys", "-t", self.pane, *keys)
+
+
+class Host:
+    """A daemon that knows one private tmux, and what is in its panes."""
+
+    def __init__(self, live: Live, tmux: TmuxServer, folder: Path) -> None:
+        self.live, self.tmux, self.folder = live, tmux, folder
+
+    def start(self) -> None:
+        """With panes alone: no inbox of a runtime is used."""
+        self.live.start(REPOWIRE_DELIVERY__INBOX="false")
+
+    def box(self, name: str = "box") -> Box:
+        return Box(self.tmux, self.folder, name)
+
+    def orphans(self) -> dict[str, dict[str, Any]]:
+        found = self.live.get(f"/panes/orphans?tmux={quote(str(self.tmux.socket), safe='')}")
+        return {pane["pane_id"]: pane for pane in found["panes"] if pane["tmux"] == str(self.tmux.socket)}
+
+    def link(self, pane: str, *, expect: int = 200, **fields: Any) -> dict[str, Any]:
+        fields = {"backend": "claude-code", "tmux": str(self.tmux.socket), **fields}
+        answer: dict[str, Any] = self.live.post(f"/panes/{quote(pane, safe='')}/link", expect=expect, **fields)
+        return answer
+
+    def peers(self) -> dict[str, dict[str, Any]]:
+        return {peer["display_name"]: peer for peer in self.live.get("/peers")["peers"]}
+
+    def tell(self, name: str, text: str) -> str:
+        return str(self.live.post("/notify", to_peer=name, text=text)["delivery_id"])
+
+    def delivery(self, delivery_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.live.get(f"/deliveries/{delivery_id}")
+        return found
+
+    def until_state(self, delivery_id: str, *states: str) -> dict[str, Any]:
+        try:
+            until(lambda: self.delivery(delivery_id)["state"] in states)
+        except AssertionError:
+            raise AssertionError(f"not {states}: {self.delivery(delivery_id)}") from None
+        return self.delivery(delivery_id)
+
+    def ws_hooks(self) -> list[int]:
+        """The processes that serve panes for this home."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and not gone(int(entry.name)):
+                words = (entry / "cmdline").read_bytes().split(b"\0") if (entry / "cmdline").exists() else []
+                if b"ws-hook" in words and str(self.live.home).encode() in words:
+                    found.append(int(entry.name))
+        return found
+
+
+@contextmanager
+def hosting(live: Live, tmux: TmuxServer, folder: Path) -> Iterator[Host]:
+    """A host whose daemon runs; what serves its panes ends with it."""
+    host = Host(live, tmux, folder)
+    host.start()
+    try:
+        yield host
+    finally:
+        live.close()
+        for pid in host.ws_hooks():
+            os.kill(pid, signal.SIGKILL)

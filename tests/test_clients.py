@@ -154,7 +154,7 @@ async def test_each_method_calls_its_route_and_can_say_every_field(client: type,
         wanted |= {"idempotency_key"}
     for field in sorted(wanted):
         assert field in parameters or takes_more, f"{route.name} cannot say {field}"
-        value: Any = True if field in ("dead", "confirm") else 0.5 if field.startswith("timeout") else "given"
+        value: Any = True if field in ("dead", "confirm", "apply") else 0.5 if field.startswith("timeout") else "given"
         _, _, body, query = await called(client, route.name, {**minimal, field: value})
         said = {**body, **query}
         name = {"idempotency_key": "Idempotency-Key"}.get(field, field)
@@ -198,6 +198,7 @@ RECORDS: dict[type, str] = {
     answers.SpawnConfigInfo: "SpawnConfig",
     answers.SpawnResult: "Spawned",
     answers.KillPeerResult: "Killed",
+    answers.Rehooked: "Rehooked",
 }
 OPEN = {answers.MeshEvent}  # what else it says is in `extras`
 INNER = {

@@ -353,6 +353,8 @@ async def see_the_panes(go: Tour) -> None:
     await go("GET", "/panes/orphans", query={"tmux": "/nowhere"})
     await go("POST", "/panes/{pane_id}/link", {"backend": "codex"}, pane_id="%9", expect=404)
     await go("POST", "/panes/{pane_id}/link", {"backend": "codex"}, pane_id="main", expect=422)
+    await go("POST", "/peers/{name}/rehook", {"apply": True}, name="ben", expect=409)
+    await go("POST", "/peers/{name}/rehook", name="bne", expect=404)
 
 
 async def last_notify(ben: Any) -> dict[str, Any]:
@@ -372,6 +374,7 @@ async def test_every_answer_is_as_the_document_says_and_no_route_is_left_out(tou
         ("POST", "/auth/rotate"),  # the token of these tests is of the config
         ("POST", "/panes/{pane_id}/link"),  # which needs a pane: tests/live/test_links.py
         *NEED_TMUX,
+        ("POST", "/peers/{name}/rehook"),  # likewise
     }
 
 

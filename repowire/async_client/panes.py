@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
-from repowire.answers import LinkedPane, OrphanPane, all_made, given
+from repowire.answers import LinkedPane, OrphanPane, Rehooked, all_made, given
 from repowire.async_client.transport import Transport
 
 
@@ -18,3 +18,8 @@ class Panes(Transport):
         """Make a pane a peer's, with a live way in, or undo it within 8 s; `more`: name, circle, cwd, tmux."""
         body = {"backend": backend, **given(more)}
         return await self._made(LinkedPane, "POST", f"/panes/{quote(pane_id, safe='')}/link", body)
+
+    async def rehook_peer(self, name: str, *, apply: bool | None = None, **more: Any) -> Rehooked:
+        """Try the way into a peer's pane; with `apply` open another where it is dead; `more`: circle, from_peer."""
+        body = given({"apply": apply, **more})
+        return await self._made(Rehooked, "POST", f"/peers/{quote(name, safe='')}/rehook", body)

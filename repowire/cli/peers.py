@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from repowire.cli import command as c
-from repowire.cli import spawn
+from repowire.cli import doctor, spawn
 
 if TYPE_CHECKING:
     from repowire import shapes
 
 STATUS_COLOURS = {"online": "green", "busy": "yellow", "offline": "dim"}
-VERBS = "list|describe|register|unregister|new|kill|whoami|touch|circle|claim-role|prune"
+VERBS = "list|describe|register|unregister|new|kill|rehook|whoami|touch|circle|claim-role|prune"
 FIELDS = (
     ("name", "display_name"),
     ("id", "peer_id"),
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
     example = "  repowire peer describe build\n  repowire peer describe build --json | jq .path"
     _named(_verb(verbs, "describe", "all that is known of one peer", example, show_one))
     spawn.add(partial(_verb, verbs))
+    doctor.add(partial(_verb, verbs))
     example = "  repowire peer register ann --circle blue\n  repowire peer register build -p ~/src/app --role service"
     _registers(_verb(verbs, "register", "make a peer by hand", example, make))
     example = "  repowire peer unregister ann\n  repowire peer unregister ann --circle blue"

@@ -48,6 +48,19 @@ SHAPES: dict[str, Schema] = {
         ),
         repair_hint=maybe(SHOWN),
     ),
+    "Rehooked": record(
+        ok=FLAG,
+        acted=FLAG,
+        peer_id=SHOWN,
+        display_name=SHOWN,
+        pane_id=SHOWN,
+        ws_was_connected=FLAG,
+        ping_ok=maybe(FLAG),
+        pane_verified=FLAG,
+        ws_hook_respawned=FLAG,
+        reason=word("already_healthy", "dry_run", "respawned", "respawn_skipped_pid_alive_or_contested"),
+        detail=SHOWN,
+    ),
 }
 
 SOCKET = "the socket of a tmux server"
@@ -72,6 +85,17 @@ ROUTES = [
         refuses={
             404: "no such live pane",
             409: "the pane is somebody's, several servers have one of that id, or no such agent runs in it",
+        },
+    ),
+    Route(
+        "POST", "/peers/{name}/rehook", "rehook_peer",
+        "Try the way into a peer's pane, and where it is dead open another; the pane itself is not touched.",
+        takes(circle=IDENTIFIER_TEXT, from_peer=line(), apply=FLAG), body_needed=False,
+        answer=shape("Rehooked"),
+        refuses={
+            403: "an agent speaks for another",
+            404: "no such peer; `near` has names that look like it",
+            409: "several have the name, it is on another host, it has no pane, or the pane is not proved its own",
         },
     ),
 ]  # fmt: skip

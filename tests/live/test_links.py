@@ -13,66 +13,16 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from boxes import Box
-from conftest import Live, TmuxServer, gone, until
+from boxes import Box, Host, hosting
+from conftest import Live, TmuxServer, until
 
 pytestmark = pytest.mark.live
 
 
-class Host:
-    """A daemon that knows one private tmux, and what is in its panes."""
-
-    def __init__(self, live: Live, tmux: TmuxServer, folder: Path) -> None:
-        self.live, self.tmux, self.folder = live, tmux, folder
-
-    def box(self, name: str = "box") -> Box:
-        return Box(self.tmux, self.folder, name)
-
-    def orphans(self) -> dict[str, dict[str, Any]]:
-        found = self.live.get(f"/panes/orphans?tmux={quote(str(self.tmux.socket), safe='')}")
-        return {pane["pane_id"]: pane for pane in found["panes"] if pane["tmux"] == str(self.tmux.socket)}
-
-    def link(self, pane: str, *, expect: int = 200, **fields: Any) -> dict[str, Any]:
-        fields = {"backend": "claude-code", "tmux": str(self.tmux.socket), **fields}
-        answer: dict[str, Any] = self.live.post(f"/panes/{quote(pane, safe='')}/link", expect=expect, **fields)
-        return answer
-
-    def peers(self) -> dict[str, dict[str, Any]]:
-        return {peer["display_name"]: peer for peer in self.live.get("/peers")["peers"]}
-
-    def tell(self, name: str, text: str) -> str:
-        return str(self.live.post("/notify", to_peer=name, text=text)["delivery_id"])
-
-    def delivery(self, delivery_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.live.get(f"/deliveries/{delivery_id}")
-        return found
-
-    def until_state(self, delivery_id: str, *states: str) -> dict[str, Any]:
-        try:
-            until(lambda: self.delivery(delivery_id)["state"] in states)
-        except AssertionError:
-            raise AssertionError(f"not {states}: {self.delivery(delivery_id)}") from None
-        return self.delivery(delivery_id)
-
-    def ws_hooks(self) -> list[int]:
-        """The processes that serve panes for this home."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and not gone(int(entry.name)):
-                words = (entry / "cmdline").read_bytes().split(b"\0") if (entry / "cmdline").exists() else []
-                if b"ws-hook" in words and str(self.live.home).encode() in words:
-                    found.append(int(entry.name))
-        return found
-
-
 @pytest.fixture
 def host(new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path) -> Iterator[Host]:
-    live = new_live().start(REPOWIRE_DELIVERY__INBOX="false")
-    made = Host(live, tmux, short_folder)
-    yield made
-    live.close()
-    for pid in made.ws_hooks():
-        os.kill(pid, signal.SIGKILL)
+    with hosting(new_live(), tmux, short_folder) as host:
+        yield host
 
 
 def test_a_pane_that_nobody_has_is_listed_and_linked_and_told(host: Host) -> None:
@@ -182,7 +132,7 @@ def test_a_daemon_killed_in_the_middle_leaves_nothing_when_it_is_back(host: Host
         until(lambda: "ann" in host.peers())
         host.live.kill()
         assert linking.exception() is not None
-    host.live.start(REPOWIRE_DELIVERY__INBOX="false")
+    host.start()
     nothing_of(host, box.pane)
     for pid in host.ws_hooks():
         os.kill(pid, signal.SIGCONT)
@@ -196,7 +146,7 @@ def test_a_link_outlives_the_daemon_and_the_program_that_serves_the_panes(host: 
     host.live.kill()
     for pid in host.ws_hooks():
         os.kill(pid, signal.SIGKILL)
-    host.live.start(REPOWIRE_DELIVERY__INBOX="false")
+    host.start()
     until(lambda: host.peers()["ann"]["ws_connected"])
     assert host.peers()["ann"]["peer_id"] == peer_id
     host.until_state(host.tell("ann", "after all that"), "handed")
