@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, deliveries, idempotency, mailboxes, peers, wire
+from repowire import callers, choices, deliveries, idempotency, mailboxes, peers, wire
+from repowire.choices import Answer, Question
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import malformed, not_found, unavailable
@@ -53,6 +54,10 @@ CREATE INDEX asks_by_parent ON asks (parent_id) WHERE parent_id IS NOT NULL;
     """
 ALTER TABLE asks ADD COLUMN reminders INTEGER NOT NULL DEFAULT 0;  -- how often by name: see reminders.py
 """,
+    """
+ALTER TABLE asks ADD COLUMN question TEXT;                     -- what may be answered, as JSON; NULL: a plain ask
+ALTER TABLE asks ADD COLUMN answer TEXT;                       -- what was, as JSON
+""",
 ]
 
 
@@ -80,6 +85,18 @@ class Ask(NamedTuple):
     reminded_at: float | None = None
     parent_id: str | None = None
     reminders: int = 0
+    question: str | None = None
+    answer: str | None = None
+
+    @property
+    def structured(self) -> Question | None:
+        """Its structured question, if it has one."""
+        return choices.of_text(self.question)
+
+    @property
+    def answered(self) -> Answer | None:
+        """What was made of that."""
+        return choices.answer_of(self.answer)
 
 
 def wait_topic(correlation_id: str) -> str:
@@ -150,6 +167,7 @@ class Draft(NamedTuple):
     reply_to: str | None = None
     attachments: tuple[dict[str, Any], ...] = ()
     keep_if_offline: bool = False
+    question: Question | None = None
 
 
 def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = None) -> tuple[Ask, Delivery]:
@@ -168,7 +186,9 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
             peer_id=target.peer_id,
         )
     config = mesh.config.daemon
-    correlation_id, expires_at = new_id("ask"), change.now + config.ask_ttl_seconds
+    question = draft.question
+    seconds = config.ask_ttl_seconds if question is None else question.timeout_seconds or config.ask_ttl_seconds
+    correlation_id, expires_at = new_id("ask"), change.now + min(seconds, config.ask_ttl_seconds)
     from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (draft.from_peer, None)
     delivery = deliveries.queue(
         change,
@@ -190,6 +210,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
         parent_id=parent_id,
         by=delivery.leased_by,
         attachments=list(draft.attachments) or None,
+        question=question.as_json() if question else None,
     )
     deliveries.tell(change, delivery)
     ask = Ask(
@@ -212,6 +233,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
         replied_by=None,
         reply_at_rest=1,
         parent_id=parent_id,
+        question=json.dumps(question.as_json()) if question else None,
     )
     change.db.execute(_INSERT, (None, *ask[1:]))
     if draft.reply_to:
@@ -229,6 +251,8 @@ def keeps_asks(peer: Peer) -> bool:
 
 def _frame(correlation_id: str, from_peer: str, to_peer: str, draft: Draft) -> dict[str, Any]:
     hint = f'{HINT}ack("{correlation_id}") or ack("{correlation_id}", "reply")'
+    if draft.question is not None:
+        hint = f'{HINT}answer("{correlation_id}", option_id=...) or answer("{correlation_id}", text="...")'
     frame: dict[str, Any] = {
         "type": "ask",
         "correlation_id": correlation_id,
@@ -240,6 +264,8 @@ def _frame(correlation_id: str, from_peer: str, to_peer: str, draft: Draft) -> d
         frame["attachments"] = list(draft.attachments)
     if draft.reply_to:
         frame["reply_to"] = draft.reply_to
+    if draft.question is not None:
+        frame["question"] = draft.question.as_json()
     return frame
 
 
@@ -295,6 +321,9 @@ def as_json(db: Connection, ask: Ask) -> dict[str, Any]:
         "close_reason": ask.close_reason,
         "reply": ask.reply,
         "replied_by": ask.replied_by,
+        "question": json.loads(ask.question) if ask.question else None,
+        "outcome": ask.answered.outcome if ask.answered else None,
+        "option_id": ask.answered.option_id if ask.answered else None,
         "delivery_state": delivery.state if delivery else None,
         "delivery_reason": delivery.reason if delivery else None,
     }
@@ -312,6 +341,7 @@ async def post_ask(request: web.Request) -> web.Response:
         reply_to=body.optional_text("reply_to", max_chars=64),
         attachments=tuple(body.records("attachments")),
         keep_if_offline=body.choice("if_offline", ("queue", "refuse"), "refuse") == "queue",
+        question=choices.read(body),
     )
     claim = idempotency.claimed(request, body.fields, draft.from_peer)
     with mesh.change() as change:

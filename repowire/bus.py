@@ -75,6 +75,10 @@ class Bus:
         """Whether somebody listens to the topic now."""
         return topic in self._listeners
 
+    def hearers(self, topic: str) -> int:
+        """How many listen to the topic now."""
+        return len(self._listeners.get(topic, ()))
+
 
 class Listening:
     """The `with` of `Bus.listen`; a class, since a generator costs more than what it does."""

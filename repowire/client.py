@@ -124,7 +124,7 @@ class RepowireClient(Transport):
 
     # -- asks ----------------------------------------------------------------
     def ask(self, to_peer: str, text: str, *, idempotency_key: str | None = None, **fields: Any) -> "shapes.Asked":
-        """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments.
+        """Open an ask; fields: from_peer, reply_to, circle, bypass_circle, if_offline ("queue"), attachments, question.
 
         The same key and ask again within 24 h opens no second one and says what became of the first.
         """
@@ -190,6 +190,33 @@ class RepowireClient(Transport):
     def asks_history(self, **query: Any) -> "shapes.AskPage":
         """A page of asks, open and closed; query: peer_id, direction, state (open, closed, answered), limit, cursor."""
         return self._object("GET", "/asks/history", query=query)
+
+    # -- questions -----------------------------------------------------------
+    def answer(self, correlation_id: str, **fields: Any) -> "shapes.Acked":
+        """Answer a structured question; fields: option_id, text, outcome, message, attachments, surface, digest.
+
+        409 with the `winner` when another surface was first.
+        """
+        return self._object("POST", "/answer", {"correlation_id": correlation_id, **given(fields)})
+
+    def ask_blocking(self, prompt: str, *, timeout_seconds: float | None = None, **fields: Any) -> "shapes.Blocked":
+        """Ask the human and wait; fields: options, scope, metadata, origin, correlation_id, runtime_timeout_seconds,
+        dialog, from_peer. Of a tool permission only the decision `allow` is one."""
+        body = given({"prompt": prompt, "timeout_seconds": timeout_seconds, **fields})
+        seconds = self.timeout + max(timeout_seconds or 60.0, fields.get("runtime_timeout_seconds") or 0.0)
+        return self._object("POST", "/questions/ask-blocking", body, timeout=seconds)
+
+    def withdraw_question(self, **fields: Any) -> "shapes.Withdrawn":
+        """Take back what needs no answer; fields: correlation_id, or metadata of a session's call; reason."""
+        return self._object("POST", "/questions/withdraw", given(fields))
+
+    def questions(self, **query: Any) -> "shapes.QuestionPage":
+        """A page of questions to the human, newest first; query: state (open, closed, all), limit, cursor."""
+        return self._object("GET", "/questions", query=query)
+
+    def question(self, correlation_id: str) -> "shapes.Question":
+        """One question, and how it ended."""
+        return self._object("GET", f"/questions/{quote(correlation_id)}")
 
     # -- messages and deliveries ---------------------------------------------
     def notify(

@@ -17,6 +17,10 @@ class Clock(Protocol):
         """Unix seconds, UTC."""
         ...
 
+    def monotonic(self) -> float:
+        """Seconds that no setting of the clock moves; since when, the machine says."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """The only sleep."""
         ...
@@ -27,6 +31,9 @@ class SystemClock:
 
     def now(self) -> float:
         return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -143,6 +143,59 @@ def _folders(value: object) -> bool:
     return _words(value) and all(os.path.isabs(os.path.expanduser(one)) for one in value)  # type: ignore[attr-defined]
 
 
+def _names(meaning: str) -> Setting:
+    def read(value: object) -> object:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one for one in value):
+            raise ValueError
+        return tuple(value)
+
+    def parse(text: str) -> object:
+        return [name.strip() for name in text.split(",") if name.strip()]
+
+    return Setting("names", meaning, "a list of names, in the environment with commas between", read, parse)
+
+
+def _json(text: str) -> object:
+    import json  # here, since nearly nobody writes a table into a variable
+
+    return json.loads(text)
+
+
+def _rules(meaning: str) -> Setting:
+    known = {"tool": str, "arguments": dict, "other_arguments": bool}
+
+    def good(rule: object) -> bool:
+        if not isinstance(rule, dict) or not rule.get("tool") or not rule.keys() <= known.keys():
+            return False
+        named = rule.get("arguments", {})
+        return all(isinstance(value, known[key]) for key, value in rule.items()) and all(
+            isinstance(pattern, str) for pattern in named.values()
+        )
+
+    def read(value: object) -> object:
+        if not isinstance(value, (list, tuple)) or not all(map(good, value)):
+            raise ValueError
+        return tuple(value)
+
+    return Setting("rules", meaning, "a list of { tool, arguments = { name = pattern }, other_arguments }", read, _json)
+
+
+def _sections(meaning: str) -> Setting:
+    def read(value: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError
+        return {name: _own_approvals(name, table) for name, table in value.items()}
+
+    return Setting("tables", meaning, "a table each, with gated_tools, allow or hold_open", read, _json)
+
+
+def _own_approvals(name: str, table: object) -> "OwnApprovals":
+    if not name or not isinstance(table, dict) or not table.keys() <= set(OwnApprovals._fields):
+        raise ValueError
+    read: dict[str, Any] = {key: _OWN[key].read(value) for key, value in table.items()}
+    return OwnApprovals(**read)
+
+
 def _sendable(value: str) -> bool:
     """Whether an HTTP header carries it unchanged."""
     return all("!" <= letter <= "~" for letter in value)
@@ -227,6 +280,14 @@ TMUX_SOCKET = _text(
 SETTLE = _seconds(
     0, 60, "How long a start is watched: what ends within it has failed, and is told with what it showed."
 )
+GATED_TOOLS = _names("Tools that wait for a person, `*` for any run of letters; Read, Glob, Grep and LS never do.")
+ALLOW = _rules("Calls of gated tools that need no person; see docs/approvals.md for what a pattern matches.")
+HOLD_OPEN = _flag(
+    "Let a tool permission wait until it is answered, as long as the agent's runtime waits, past the cap above."
+)
+OWN_CIRCLES = _sections("Another policy for the peers of a circle, by its name: each key there wins over the one here.")
+OWN_PEERS = _sections("Another policy for one peer, by its id or name; wins over its circle's.")
+_OWN = {"gated_tools": GATED_TOOLS, "allow": ALLOW, "hold_open": HOLD_OPEN}
 CHECKPOINT_BYTES = _whole("bytes", 65_536, 1024 * MIB, "Size of the write-ahead log that starts a checkpoint.")
 CHECKPOINT_SECONDS = _seconds(1, 86_400, "How long a write may stay in the write-ahead log without a checkpoint.")
 SEGMENT_BYTES = _whole("bytes", 4_096, 1024 * MIB, "Size at which a trace file is closed and the next one begun.")
@@ -283,6 +344,24 @@ class SpawnSection(NamedTuple):
     settle_seconds: Annotated[float, SETTLE] = 2
 
 
+class OwnApprovals(NamedTuple):
+    """What `[approvals.peers.NAME]` or `[approvals.circles.NAME]` says; None: as the next wider one."""
+
+    gated_tools: tuple[str, ...] | None = None
+    allow: tuple[dict[str, Any], ...] | None = None
+    hold_open: bool | None = None
+
+
+class Approvals(NamedTuple):
+    """`[approvals]`: which tools of an agent wait for a person."""
+
+    gated_tools: Annotated[tuple[str, ...], GATED_TOOLS] = ("Bash", "Edit", "Write", "MultiEdit", "NotebookEdit")
+    allow: Annotated[tuple[dict[str, Any], ...], ALLOW] = ()
+    hold_open: Annotated[bool, HOLD_OPEN] = False
+    circles: Annotated[Mapping[str, OwnApprovals], OWN_CIRCLES] = {}
+    peers: Annotated[Mapping[str, OwnApprovals], OWN_PEERS] = {}
+
+
 class Store(NamedTuple):
     """`[store]`: how the database is kept."""
 
@@ -306,6 +385,7 @@ class Config(NamedTuple):
     mesh: MeshSection = MeshSection()
     delivery: DeliverySection = DeliverySection()
     spawn: SpawnSection = SpawnSection()
+    approvals: Approvals = Approvals()
     store: Store = Store()
     ledger: LedgerSection = LedgerSection()
 
@@ -347,6 +427,7 @@ SECTIONS: dict[str, type[Any]] = {
     "mesh": MeshSection,
     "delivery": DeliverySection,
     "spawn": SpawnSection,
+    "approvals": Approvals,
     "store": Store,
     "ledger": LedgerSection,
 }

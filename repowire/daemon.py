@@ -20,6 +20,7 @@ from repowire import (
     ask_many,
     asks,
     auth,
+    blocking,
     certificates,
     channels,
     chats,
@@ -44,8 +45,10 @@ from repowire import (
     panes,
     peers,
     pickups,
+    policy,
     presence,
     queries,
+    questions,
     rehooks,
     replies,
     roles,
@@ -84,10 +87,12 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("asks", asks),
     ("ask_many", ask_many),
     ("links", links),
+    ("questions", questions),
 ]
 CONCERNS: list[ModuleType] = [
     ask_many,
     asks,
+    blocking,
     chats,
     claims,
     dead_letters,
@@ -105,6 +110,7 @@ CONCERNS: list[ModuleType] = [
     panes,
     pickups,
     queries,
+    questions,
     rehooks,
     replies,
     roles,
@@ -113,7 +119,7 @@ CONCERNS: list[ModuleType] = [
     spawn,
     traces,
 ]
-TICKS: list[ModuleType] = [lives, leases, replies, succession, dead_letters, ask_many]
+TICKS: list[ModuleType] = [lives, leases, replies, questions, succession, dead_letters, ask_many]
 TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
@@ -137,6 +143,7 @@ def open_mesh(
 ) -> Mesh:
     """The stores and edges, opened and brought up to date. The home exists and is ours."""
     clock = clock or SystemClock()
+    policy.check(config)
     ledger = Ledger(config.traces_dir, segment_bytes=config.ledger.segment_bytes)
     db = Database(
         config.database_path,
@@ -151,7 +158,7 @@ def open_mesh(
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (presence.close_all, leases.at_start, replies.at_start, links.at_start):
+    for recover in (presence.close_all, leases.at_start, replies.at_start, links.at_start, questions.at_start):
         recover(mesh)
     return mesh
 

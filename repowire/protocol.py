@@ -109,6 +109,9 @@ KINDS: dict[str, Kind] = {
     "ask.handed_over": Kind(None, _stages("handed_over")),
     "ask.closed": Kind(None, _stages("closed")),
     "fanout.opened": Kind(None, _stages("created")),
+    "question.asked": Kind("ask", _stages("created")),
+    "question.answered": Kind("ack", _stages("answered", "closed")),
+    "question.closed": Kind(None, _stages("closed")),
     "notify.accepted": Kind("notification", _stages("created", "resolved_peer")),
     "broadcast.accepted": Kind("broadcast", _stages("created", "resolved_peer")),
     "broadcast.leased": Kind(None, _stages("routed", "leased")),
@@ -164,16 +167,40 @@ def render(frame: Mapping[str, Any]) -> str:
     text = str(frame.get("text") or "")
     if frame["type"] == "ask" and HINT in text:
         text = text.rpartition(HINT)[0]
-    body = "\n".join([clean(text).strip("\n"), *_attached(frame)])
+    body = "\n".join([clean(text).strip("\n"), *_options(frame), *_attached(frame)])
     code = _code(body)
     ask = frame.get("correlation_id") if frame["type"] == "ask" else None
     end = FROM_HUMAN if frame.get("from_peer") == HUMAN else FROM_AGENT  # a name that nobody else is given
-    answer = f' · answer with ack("{ask}", "…")' if ask else ""
+    answer = f" · answer with {_call(ask, frame.get('question'))}" if ask else ""
     known = ask or frame.get("delivery_id")
     return (
         f"[repowire {code}] @{_name(frame.get('from_peer'))} → @{_name(frame.get('to_peer') or 'all')}"
         f" · {frame['type']}{f' #{known}' if known else ''}\n{body}\n[/repowire {code}] {end}{answer}"
     )
+
+
+def _call(ask: str, question: Any) -> str:
+    """The call of a tool that answers it."""
+    if not isinstance(question, dict):
+        return f'ack("{ask}", "…")'
+    kind = question.get("kind")
+    if kind == "choice":
+        return f'answer("{ask}", option_id="…")'
+    return f'ack("{ask}")' if kind == "acknowledge" else f'answer("{ask}", text="…")'
+
+
+def _options(frame: Mapping[str, Any]) -> list[str]:
+    """What a structured question asks beside its text, and a line for each answer to choose from."""
+    question = frame.get("question")
+    if frame["type"] != "ask" or not isinstance(question, dict):
+        return []
+    prompt = clean(str(question.get("prompt") or "")).strip("\n")
+    lines = [prompt] if prompt and prompt != str(frame.get("text") or "").rpartition(HINT)[0] else []
+    for option in question.get("options") or ():
+        title, about = option.get("title"), option.get("description")
+        more = f": {_line(title)}" if title and title != option.get("id") else ""
+        lines.append(f"[option {_line(option.get('id'))}{more}{f' ({_line(about)})' if about else ''}]")
+    return lines
 
 
 def _code(body: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, mailboxes, peers, receipts, wire
+from repowire import asks, callers, choices, deliveries, mailboxes, peers, questions, receipts, wire
 from repowire.asks import Ask, wait_topic
+from repowire.choices import Answer
 from repowire.deliveries import Delivery
-from repowire.errors import forbidden, gone, not_found
+from repowire.errors import Refusal, forbidden, gone, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import HUMAN, MAX_TEXT_CHARS
@@ -30,6 +31,7 @@ class Reply(NamedTuple):
 
     text: str | None = None
     attachments: tuple[dict[str, Any], ...] = ()
+    answer: Answer | None = None  # of a structured question
 
     @property
     def bare(self) -> bool:
@@ -39,7 +41,8 @@ class Reply(NamedTuple):
 def ack(change: Change, mesh: Mesh, correlation_id: str, reply: Reply, by: str | None = None) -> Delivery | None:
     """Close an ask; returns the delivery of its reply, if one goes into a mailbox.
 
-    The same ack again changes nothing; another reply is gone (410), so that none is lost silently.
+    The same ack again changes nothing; another reply is gone (410), so that none is lost silently. Of a structured
+    question it is the answer: bare it acknowledges, with words it answers, 422 where one has to choose.
     """
     return _answer(change, mesh, correlation_id, reply, "ack" if reply.bare else "ack_with_msg", by)
 
@@ -52,6 +55,37 @@ def decline(change: Change, mesh: Mesh, correlation_id: str, reason: str, by: st
     return _answer(change, mesh, correlation_id, Reply(reason), DECLINED, by)
 
 
+def answer(
+    change: Change,
+    mesh: Mesh,
+    correlation_id: str,
+    said: Answer,
+    attachments: tuple[dict[str, Any], ...] = (),
+    by: str | None = None,
+) -> Delivery | None:
+    """Answer an ask's structured question; the asker is told in words. The same again changes nothing, 410 otherwise.
+
+    422 for a plain ask, and for an answer that does not fit.
+    """
+    asked = asks.load(change.db, correlation_id)
+    question = asked.structured
+    if question is None:
+        raise invalid("correlation_id", f"{correlation_id} has no structured question: ack it instead")
+    choices.check(question, said)
+    return _say(change, mesh, asked, said, attachments, by)
+
+
+def _say(
+    change: Change, mesh: Mesh, ask: Ask, said: Answer, attachments: tuple[dict[str, Any], ...], by: str | None
+) -> Delivery | None:
+    return _answer(change, mesh, ask.correlation_id, _in_words(ask, said, attachments), "answered", by)
+
+
+def _in_words(ask: Ask, said: Answer, attachments: tuple[dict[str, Any], ...]) -> Reply:
+    question = ask.structured
+    return Reply(choices.said(question, said) if question else None, attachments, said)
+
+
 def _answer(
     change: Change, mesh: Mesh, correlation_id: str, reply: Reply, reason: str, by: str | None
 ) -> Delivery | None:
@@ -59,11 +93,12 @@ def _answer(
     receipts.take(change)
     awaited = mesh.bus.heard(wait_topic(correlation_id))
     row = change.db.execute(
-        _ANSWER, (change.now, reason, reply.text, _packed(reply), by, int(reply.bare or not awaited), correlation_id)
-    ).fetchone()
+        _ANSWER,
+        (change.now, reason, reply.text, _packed(reply), reply.answer.as_text() if reply.answer else None, by,
+         int(reply.bare or not awaited), correlation_id, reply.answer is not None or reason == DECLINED),
+    ).fetchone()  # fmt: skip
     if row is None:
-        _same_answer(asks.load(change.db, correlation_id), reply, reason)
-        return None
+        return _acked_already(change, mesh, asks.load(change.db, correlation_id), reply, reason, by)
     ask = Ask(*row)
     change.record(
         "ask.closed" if reason == DECLINED else "ask.acked",
@@ -75,6 +110,8 @@ def _answer(
         status=reason,
         reason=reason if reason == DECLINED else None,
         text=reply.text,
+        outcome=reply.answer.outcome if reply.answer else None,
+        option_id=reply.answer.option_id if reply.answer else None,
     )
     deliveries.answered(change, ask.delivery_id)
     if awaited:
@@ -85,14 +122,28 @@ def _answer(
 
 _ANSWER = (
     "UPDATE asks SET closed_at = ?, close_reason = ?, reply = ?, reply_attachments = ?,"
-    " replied_by = coalesce(?, to_peer), reply_at_rest = ? WHERE correlation_id = ? AND closed_at IS NULL RETURNING *"
+    " answer = ?, replied_by = coalesce(?, to_peer), reply_at_rest = ? WHERE correlation_id = ? AND closed_at IS NULL"
+    " AND (question IS NULL OR ?) RETURNING *"  # an ack of a question has to be read as an answer first
 )
+
+
+def _acked_already(change: Change, mesh: Mesh, ask: Ask, reply: Reply, reason: str, by: str | None) -> Delivery | None:
+    """Of a question an ack is the answer; what is closed stays as it is."""
+    question = ask.structured
+    if question is not None and reply.answer is None and reason != DECLINED and not (reply.bare and ask.closed_at):
+        reply, reason = _in_words(ask, choices.by_ack(question, reply.text), reply.attachments), "answered"
+    if ask.closed_at is None:
+        return _answer(change, mesh, ask.correlation_id, reply, reason, by)
+    _same_answer(ask, reply, reason)
+    return None
 
 
 def _same_answer(ask: Ask, reply: Reply, reason: str) -> None:
     """The answer of a closed ask: nothing to do when it says the same, or is a bare ack, else 410."""
-    said, known = (reply.text, _packed(reply)), (ask.reply, ask.reply_attachments)
-    if not reply.bare and (said != known or (reason == DECLINED) != (ask.close_reason == DECLINED)):
+    said = (reply.text, _packed(reply), reply.answer)
+    known = (ask.reply, ask.reply_attachments, ask.answered)
+    nothing = reply.bare and reply.answer is None
+    if not nothing and (said != known or (reason == DECLINED) != (ask.close_reason == DECLINED)):
         raise gone(
             "ask_closed",
             f"{ask.correlation_id} was closed already ({ask.close_reason}); the asker got the first reply",
@@ -169,8 +220,13 @@ def tick(mesh: Mesh) -> float:
     """Asks that nobody answered in their time end, and the asker hears of it; old closed ones go."""
     db, now = mesh.db.conn, mesh.clock.now()
     for row in db.execute(f"SELECT * {_OPEN} AND expires_at <= ? LIMIT 100", (now,)).fetchall():
+        ask = Ask(*row)
+        question = ask.structured
         with mesh.change() as change:
-            end(change, mesh, Ask(*row), "expired", "nobody answered it in its time")
+            if question is not None and question.timeout_seconds is not None:
+                _say(change, mesh, ask, question.in_time(), (), "nobody")
+            else:
+                end(change, mesh, ask, "expired", "nobody answered it in its time")
     oldest = db.execute("SELECT created_at FROM asks ORDER BY seq LIMIT 1").fetchone()
     if oldest is not None and oldest[0] <= now - CLOSED_SECONDS:
         with mesh.change() as change:
@@ -196,9 +252,35 @@ async def post_ack(request: web.Request) -> web.Response:
     correlation_id = body.text("correlation_id", max_chars=64)
     reply = Reply(body.optional_text("message", max_chars=MAX_TEXT_CHARS) or None, tuple(body.records("attachments")))
     caller = callers.calling(mesh, request)
+    try:
+        with mesh.change() as change:
+            _may_answer(change, caller, correlation_id)
+            delivery = ack(change, mesh, correlation_id, reply)
+    except Refusal as refusal:
+        if refusal.status != 404 or (question := questions.find(mesh.db.conn, correlation_id)) is None:
+            raise
+        said = choices.by_ack(question.asked(), reply.text)
+        return questions.answer_from(request, question, said, questions.answerer(request))
+    return await _closed(mesh, delivery)
+
+
+async def post_answer(request: web.Request) -> web.Response:
+    """The answer to a structured question: of an ask, or of one that stands alone."""
+    mesh = request.app[MESH]
+    body = await wire.read(request)
+    correlation_id = body.text("correlation_id", max_chars=64)
+    said, attachments = choices.read_answer(body), tuple(body.records("attachments"))
+    who = questions.answerer(
+        request, body.optional_identifier("surface"), body.optional_text("digest", max_chars=questions.DIGEST_CHARS)
+    )
+    if (question := questions.find(mesh.db.conn, correlation_id)) is not None:
+        if attachments:
+            raise invalid("attachments", "are not taken by a question that stands alone")
+        return questions.answer_from(request, question, said, who)
+    caller = callers.calling(mesh, request)
     with mesh.change() as change:
         _may_answer(change, caller, correlation_id)
-        delivery = ack(change, mesh, correlation_id, reply)
+        delivery = answer(change, mesh, correlation_id, said, attachments)
     return await _closed(mesh, delivery)
 
 
@@ -241,6 +323,9 @@ def _may_answer(change: Change, caller: Peer | None, correlation_id: str) -> Non
     ask = asks.load(change.db, correlation_id)
     if caller.peer_id != ask.to_peer_id:
         raise forbidden("not_the_asked", f"{correlation_id} was asked of {ask.to_peer}, you are {caller.display_name}")
+    question = ask.structured
+    if question is not None and question.is_permission:
+        raise forbidden("humans_only", f"{correlation_id} is a tool permission: a person answers it, and no agent")
 
 
 async def _closed(mesh: Mesh, delivery: Delivery | None) -> web.Response:
@@ -284,14 +369,14 @@ def _may_wait(mesh: Mesh, request: web.Request, body: wire.Body, ask: Ask) -> No
 
 
 def _waited(ask: Ask) -> dict[str, Any]:
-    closed = ask.closed_at is not None
+    closed, said = ask.closed_at is not None, ask.answered
     return {
         "correlation_id": ask.correlation_id,
         "status": "resolved" if closed else "pending",
         "reply": ask.reply,
-        "outcome": None,
-        "option_id": None,
-        "message": None,
+        "outcome": said.outcome if said else None,
+        "option_id": said.option_id if said else None,
+        "message": said.message if said else None,
         "close_reason": ask.close_reason,
         "responder": (ask.replied_by or ask.to_peer) if closed else None,
         "attachments": json.loads(ask.reply_attachments) if ask.reply_attachments else [],
@@ -300,6 +385,7 @@ def _waited(ask: Ask) -> dict[str, Any]:
 
 ROUTES = [
     web.post("/ack", post_ack),
+    web.post("/answer", post_answer),
     web.post("/decline", post_decline),
     web.post("/response", post_response),
     web.post("/asks/{correlation_id}/wait", post_wait),

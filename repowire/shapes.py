@@ -12,6 +12,9 @@ Role = Literal["agent", "service", "orchestrator", "human"]
 TurnState = Literal["idle", "working", "awaiting_input", "pending_first_turn"]
 State = Literal["queued", "leased", "held", "handed", "seen", "answered", "failed", "expired", "unknown"]
 
+Outcome = Literal["answered", "acknowledged", "denied", "timed_out", "cancelled"]
+Decision = Literal["allow", "deny", "none"]
+
 
 # -- the daemon and its peers ----------------------------------------------------
 class Channel(TypedDict):
@@ -253,8 +256,63 @@ class Ask(TypedDict):
     close_reason: str | None
     reply: str | None
     replied_by: str | None
+    question: Json | None
+    outcome: Outcome | None
+    option_id: str | None
     delivery_state: State | None
     delivery_reason: str | None
+
+
+class Option(TypedDict):
+    id: str
+    title: str
+    description: str | None
+
+
+class Blocked(TypedDict):
+    correlation_id: str
+    outcome: Outcome
+    option_id: str | None
+    text: str | None
+    message: str | None
+    decision: Decision | None
+    digest: str | None
+
+
+class Question(TypedDict):
+    correlation_id: str
+    from_peer: str
+    from_peer_id: str | None
+    prompt: str
+    kind: Literal["acknowledge", "choice", "text"]
+    options: list[Option]
+    scope: Literal["mesh_ask", "tool_permission", "user_question"] | None
+    origin: str | None
+    metadata: Json
+    digest: str | None
+    dialog: bool
+    state: Literal["open", "closed"]
+    created_at: str
+    expires_at: str
+    closed_at: str | None
+    outcome: Outcome | None
+    option_id: str | None
+    text: str | None
+    message: str | None
+    reason: str | None
+    answered_by: str | None
+    surface: str | None
+    decision: Decision | None
+
+
+class QuestionPage(TypedDict):
+    questions: list[Question]
+    next: str | None
+
+
+class Withdrawn(TypedDict):
+    ok: bool
+    withdrawn: list[str]
 
 
 class AskPage(TypedDict):
@@ -363,7 +421,7 @@ class Stage(TypedDict):
 
 class Trace(TypedDict):
     trace_id: str
-    kind: Literal["ask", "notify", "broadcast", "fanout"]
+    kind: Literal["ask", "notify", "broadcast", "fanout", "question"]
     stages: list[Stage]
 
 

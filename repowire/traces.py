@@ -194,7 +194,7 @@ async def get_trace(request: web.Request) -> web.Response:
     if not lines:
         raise not_found("trace", trace, f"nothing is recorded of {trace!r}: the id may be wrong, or too old")
     nouns = {line.kind.partition(".")[0] for line in lines}
-    kind = next((noun for noun in ("ask", "fanout", "broadcast") if noun in nouns), "notify")
+    kind = next((noun for noun in ("ask", "fanout", "broadcast", "question") if noun in nouns), "notify")
     return wire.reply({"trace_id": trace, "kind": kind, "stages": stages_of(lines)})
 
 

@@ -9,7 +9,8 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -204,6 +205,63 @@ async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
     if not isinstance(fields, dict):
         raise invalid("body", "must be a JSON object")
     return Body(fields)
+
+
+# -- connections ---------------------------------------------------------------
+
+
+class Line(asyncio.Protocol):
+    """The connection of a request, for who waits long: `with Line(request, ring):` rings when the client leaves.
+
+    aiohttp runs a handler to its end when the client has left, and says nothing. So this stands in front of aiohttp's
+    own protocol for so long, and hands everything on.
+    """
+
+    __slots__ = ("_inner", "_request", "_ring")
+
+    def __init__(self, request: web.Request, ring: Callable[[], None]) -> None:
+        self._request, self._ring = request, ring
+        self._inner: asyncio.Protocol | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody would hear a reply."""
+        return self._request.transport is None or self._request.transport.is_closing()
+
+    def __enter__(self) -> Self:
+        transport = self._request.transport
+        if transport is not None:
+            inner = transport.get_protocol()
+            assert isinstance(inner, asyncio.Protocol)
+            self._inner = inner
+            transport.set_protocol(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        transport = self._request.transport
+        if transport is not None and self._inner is not None and transport.get_protocol() is self:
+            transport.set_protocol(self._inner)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        assert self._inner is not None
+        self._inner.connection_lost(exc)
+        self._ring()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._inner is not None
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        assert self._inner is not None
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        assert self._inner is not None
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        assert self._inner is not None
+        self._inner.resume_writing()
 
 
 # -- queries -------------------------------------------------------------------

@@ -58,10 +58,18 @@ class FakeClock:
 
     def __init__(self, at: float = 1_750_000_000.0) -> None:
         self._now = at
+        self._passed = 1_000.0
         self._sleepers: list[tuple[float, asyncio.Event]] = []
 
     def now(self) -> float:
         return self._now
+
+    def monotonic(self) -> float:
+        return self._passed
+
+    def set_back_or_forward(self, seconds: float) -> None:
+        """Somebody sets the clock: it shows another time, and none has passed."""
+        self._now += seconds
 
     async def sleep(self, seconds: float) -> None:
         due, woken = self._now + seconds, asyncio.Event()
@@ -77,6 +85,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move on; whoever sleeps until then runs at the test's next await."""
         self._now += seconds
+        self._passed += seconds
         for due, woken in sorted(self._sleepers, key=lambda sleeper: sleeper[0]):
             if due <= self._now:
                 woken.set()

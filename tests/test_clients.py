@@ -154,7 +154,8 @@ async def test_each_method_calls_its_route_and_can_say_every_field(client: type,
         wanted |= {"idempotency_key"}
     for field in sorted(wanted):
         assert field in parameters or takes_more, f"{route.name} cannot say {field}"
-        value: Any = True if field in ("dead", "confirm", "apply") else 0.5 if field.startswith("timeout") else "given"
+        seconds = field.endswith("_seconds") or field == "timeout"
+        value: Any = True if field in ("dead", "confirm", "apply") else 0.5 if seconds else "given"
         _, _, body, query = await called(client, route.name, {**minimal, field: value})
         said = {**body, **query}
         name = {"idempotency_key": "Idempotency-Key"}.get(field, field)
@@ -186,6 +187,8 @@ RECORDS: dict[type, str] = {
     answers.AskManyResult: "AskedMany",
     answers.AskManyStatus: "Rollup",
     answers.QueryResult: "Queried",
+    answers.Blocked: "Blocked",
+    answers.Question: "Question",
     answers.NotifyResult: "Notified",
     answers.BroadcastResult: "Spread",
     answers.SaidMessage: "Message",
@@ -207,6 +210,8 @@ INNER = {
 }
 OF_A_ROUTE = {
     answers.AskPage: ("GET", "/asks/history"),
+    answers.QuestionPage: ("GET", "/questions"),
+    answers.Withdrawn: ("POST", "/questions/withdraw"),
     answers.MessagePage: ("GET", "/messages"),
     answers.TracedMessage: ("GET", "/messages/{message_id}"),
     answers.DeliveryPage: ("GET", "/deliveries"),

@@ -1,6 +1,7 @@
 """The config says what is wrong, where, and what is allowed; the home's files are ours alone."""
 
 import ast
+import json
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from repowire.config import ConfigError
 
 PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+SECTIONS = "daemon, mesh, delivery, spawn, approvals, store, ledger"
 KEYS = [(section, key) for section in config.SECTIONS for key in config.settings(section)]
 
 
@@ -80,10 +82,10 @@ def test_the_paths_of_the_home(home: Path) -> None:
         ("[daemon]\nprot = 1\n", ("config.toml", "daemon.prot", "unknown", "port")),
         (
             "[deamon]\nport = 1\n",
-            ("config.toml", "[deamon]", "unknown", "daemon, mesh, delivery, spawn, store, ledger"),
+            ("config.toml", "[deamon]", "unknown", SECTIONS),
         ),
-        ("[deamon]\n", ("config.toml", "[deamon]", "unknown", "daemon, mesh, delivery, spawn, store, ledger")),
-        ("port = 1\n", ("config.toml", "port", "unknown", "daemon, mesh, delivery, spawn, store, ledger")),
+        ("[deamon]\n", ("config.toml", "[deamon]", "unknown", SECTIONS)),
+        ("port = 1\n", ("config.toml", "port", "unknown", SECTIONS)),
         ("daemon = 1\n", ("config.toml", "daemon", "[daemon]")),
         ('[daemon]\nport = "8377"\n', ("config.toml", "daemon.port", "'8377'", "whole number from 0 to 65535")),
         ("[daemon]\nport = 70000\n", ("config.toml", "daemon.port", "70000", "from 0 to 65535")),
@@ -119,7 +121,11 @@ def test_a_mistake_names_its_place_and_what_is_allowed(home: Path, text: str | b
         ("REPOWIRE_DAEMON__PORT", "80.0", ("'80.0'", "whole number")),
         ("REPOWIRE_DAEMON__DRAIN_SECONDS", "nan", ("'nan'", "from 0 to 3600")),
         ("REPOWIRE_DAEMON__PROT", "1", ("unknown key daemon.prot", "port")),
-        ("REPOWIRE_RELAY__API_KEY", "x", ("unknown section [relay]", "daemon, mesh, delivery, spawn, store, ledger")),
+        (
+            "REPOWIRE_RELAY__API_KEY",
+            "x",
+            ("unknown section [relay]", SECTIONS),
+        ),
         ("REPOWIRE_SPAWN__COMMANDS", '{"pi": 1}', ("spawn.commands", '"pi": 1')),
         ("REPOWIRE_SPAWN__COMMANDS", "claude", ("spawn.commands", "'claude'")),
         ("REPOWIRE_STORE__", "x", ("unknown key store.", "checkpoint_bytes")),
@@ -164,7 +170,9 @@ def test_a_config_that_cannot_be_read_says_so(home: Path) -> None:
 def row(section: str, key: str) -> str:
     """A key as `docs/config.md` must tell it."""
     known, default = config.settings(section)[key], config.SECTIONS[section]._field_defaults[key]
-    words = str(default).lower() if isinstance(default, bool) else default
+    words = default
+    if isinstance(default, bool | tuple | dict):
+        words = json.dumps(default)
     shown = "unset" if default is None else f"`{words}`"
     name = f"REPOWIRE_{section}__{key}".upper()
     return f"| `{section}.{key}` | {known.unit} | {shown} | {known.allowed} | {known.meaning} | `{name}` |"

@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).parent.parent / "repowire"
 
 RANKS = (
     "errors protocol config clock cron bus",
-    "db ledger blobs doors tmux wire auth procs login_shell agents",
+    "db ledger blobs doors tmux wire auth procs login_shell agents policy",
     "mesh",
-    "idempotency certificates sessions ownership allowances presence attachments reviews traces recurring",
+    "idempotency certificates sessions ownership allowances presence attachments reviews traces recurring choices",
     "peers survey",
     "lives",
     "names",
@@ -25,7 +25,7 @@ RANKS = (
     "claims roles lifecycle deliveries questions transcripts mcp_servers",
     "receipts",
     "leases mailboxes",
-    "asks pickups dead_letters channels",
+    "asks pickups dead_letters channels blocking",
     "replies reminders chats",
     "sockets jobs roster arrivals queries messages ask_many succession",
     "spawn",

@@ -191,6 +191,7 @@ async def every_route(go: Tour) -> None:
     ben = go.api.ben
     await see_the_host(go)
     await see_the_asks(go, ben)
+    await see_the_questions(go, ben)
     await see_the_messages(go, ben)
     await see_the_panes(go)
     await see_the_peers(go)
@@ -242,6 +243,37 @@ async def see_the_asks(go: Tour, ben: Any) -> None:
     await go("POST", "/query", {"to_peer": "nobody", "text": "quick?"})
     await go("GET", "/asks/history", query={"peer_id": "ann", "state": "closed"})
     await go("GET", "/asks/history", query={"peer_id": "nobody"}, expect=404)
+
+
+CALL = {"tool_name": "Bash", "tool_input": {"command": "make"}, "cwd": "/src", "session_id": "s-1"}
+
+
+async def see_the_questions(go: Tour, ben: Any) -> None:
+    choice = {"kind": "choice", "prompt": "ship it?", "options": [{"id": "yes", "title": "Ship"}, {"id": "no"}]}
+    asked = {"from_peer": "ann", "to_peer": "ben", "text": "ready"}
+    cid = (await go("POST", "/ask", {**asked, "question": choice}))["correlation_id"]
+    await go("POST", "/answer", {"correlation_id": cid, "option_id": "maybe"}, expect=422)
+    await go("POST", "/answer", {"correlation_id": cid, "option_id": "yes"})
+    await go("POST", "/answer", {"correlation_id": cid, "option_id": "no"}, expect=410)
+    await go("POST", "/answer", {"correlation_id": "ask-0"}, expect=404)
+    await go("POST", "/asks/{correlation_id}/wait", correlation_id=cid)
+    await go("GET", "/asks/history", query={"limit": 1})
+    await go("POST", "/questions/ask-blocking", {"prompt": "which?", "timeout_seconds": -1})
+    permission = {"prompt": "make", "scope": "tool_permission", "options": [{"id": "allow"}], "metadata": CALL}
+    await go("POST", "/questions/ask-blocking", {**permission, "correlation_id": "p-1", "timeout_seconds": -1})
+    await go("POST", "/questions/ask-blocking", {**permission, "correlation_id": "p-1", "scope": None}, expect=409)
+    await go("POST", "/answer", {"correlation_id": "p-1", "option_id": "allow"}, expect=409)
+    await go("POST", "/ack", {"correlation_id": "p-1"}, expect=422)
+    read = {**CALL, "tool_name": "Read"}
+    await go("POST", "/questions/ask-blocking", {**permission, "metadata": read})
+    await go("POST", "/questions/withdraw", {"metadata": CALL})
+    await go("POST", "/questions/withdraw", {"correlation_id": "p-1"})
+    await go("POST", "/questions/withdraw", {"correlation_id": "p-0"}, expect=404)
+    page = await go("GET", "/questions", query={"limit": 1, "state": "closed"})
+    await go("GET", "/questions", query={"cursor": page["next"]})
+    await go("GET", "/questions/{correlation_id}", correlation_id="p-1")
+    await go("GET", "/questions/{correlation_id}", correlation_id="p-0", expect=404)
+    await go("GET", "/traces/{trace_id}", trace_id="p-1")
 
 
 async def see_the_messages(go: Tour, ben: Any) -> None:
@@ -515,6 +547,9 @@ async def test_a_field_that_the_document_just_allows_is_not_refused(tour: Tour) 
             body["timeout_seconds"] = -1
         if path == "/query":
             body["timeout"] = -1
+        if path == "/questions/ask-blocking":
+            body["timeout_seconds"] = -1
+            body.setdefault("options", [{"id": "allow"}])
         got = await tour.api.request(method, path.format(**named), json=body)
         assert got.status not in (422, 500), (method, path, field, str(body)[:200], got.body)
 

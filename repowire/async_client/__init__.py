@@ -15,6 +15,7 @@ from repowire.answers import (
     AskManyStatus,
     AskPage,
     AskResult,
+    Blocked,
     BroadcastResult,
     ClientPeer,
     DaemonConnectionError,
@@ -37,6 +38,8 @@ from repowire.answers import (
     PickedUp,
     PickUp,
     QueryResult,
+    Question,
+    QuestionPage,
     RegisterPeerResult,
     Rehooked,
     RepowireError,
@@ -47,12 +50,14 @@ from repowire.answers import (
     Trace,
     TracedMessage,
     WaitResult,
+    Withdrawn,
     given,
 )
 from repowire.async_client.asks import Asks
 from repowire.async_client.messages import Messages
 from repowire.async_client.panes import Panes
 from repowire.async_client.peers import Peers
+from repowire.async_client.questions import Questions
 from repowire.async_client.spawn import Spawns
 from repowire.connection import Connection, Handler, Message, NotTaken
 
@@ -66,6 +71,7 @@ __all__ = [
     "AskPage",
     "AskResult",
     "AsyncRepowireClient",
+    "Blocked",
     "BroadcastResult",
     "ClientPeer",
     "Connection",
@@ -91,6 +97,8 @@ __all__ = [
     "PickUp",
     "PickedUp",
     "QueryResult",
+    "Question",
+    "QuestionPage",
     "RegisterPeerResult",
     "Rehooked",
     "RepowireError",
@@ -101,10 +109,11 @@ __all__ = [
     "Trace",
     "TracedMessage",
     "WaitResult",
+    "Withdrawn",
 ]
 
 
-class AsyncRepowireClient(Peers, Panes, Spawns, Asks, Messages):
+class AsyncRepowireClient(Peers, Panes, Spawns, Asks, Questions, Messages):
     """The routes as coroutines. Over the home's Unix socket unless a URL is given here or in REPOWIRE_DAEMON_URL.
 
     Durations are seconds, moments ISO-8601; what is None is left to the daemon's default. Raises `DaemonHTTPError` for

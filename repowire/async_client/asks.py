@@ -36,11 +36,13 @@ class Asks(Transport):
         bypass_circle: bool = False,
         circle: str | None = None,
         if_offline: str | None = None,
+        question: Json | None = None,
         idempotency_key: str | None = None,
     ) -> AskResult:
         """Open an ask; `if_offline="queue"` keeps it for a peer that is away. The same key again opens no second."""
-        more = {"from_peer": from_peer, "attachments": attachments, "reply_to": reply_to, "circle": circle}
-        body = {"to_peer": to_peer, "text": text, "bypass_circle": bypass_circle, "if_offline": if_offline, **more}
+        more: Json = {"from_peer": from_peer, "attachments": attachments, "reply_to": reply_to, "circle": circle}
+        more |= {"bypass_circle": bypass_circle, "if_offline": if_offline, "question": question}
+        body = {"to_peer": to_peer, "text": text, **more}
         return made(AskResult, await self.request("POST", "/ask", given(body), idempotency_key=idempotency_key))
 
     async def ask_many(

@@ -12,13 +12,14 @@ from typing import Any
 from aiohttp import web
 
 from repowire import __version__, idempotency
-from repowire.openapi import asks, events, host, messages, panes, peers, spawn
+from repowire.openapi import asks, events, host, messages, panes, peers, questions, spawn
 from repowire.openapi.words import Route, Schema, shape
 
 GROUPS = {
     "daemon": host,
     "peers": peers,
     "asks": asks,
+    "questions": questions,
     "messages": messages,
     "panes": panes,
     "events": events,

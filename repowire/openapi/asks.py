@@ -1,6 +1,7 @@
 """Asks, in the words of the document."""
 
 from repowire.ask_many import CHILDREN_MOST, TIMEOUT_MOST_SECONDS
+from repowire.choices import OUTCOMES
 from repowire.deliveries import STATES
 from repowire.openapi.peers import TWO_PEERS
 from repowire.openapi.words import (
@@ -40,6 +41,7 @@ SENDER: Schema = {
     "bypass_circle": FLAG,
 }
 IF_OFFLINE = word("queue", "refuse")
+QUESTION = loose("kind (acknowledge, choice, text), options, prompt, timeout_seconds, default_answer, …: see /answer")
 CORRELATION_ID = line(64, least=1)
 NO_ASK, NOT_ASKED = "no such ask", "an agent that was not asked"
 UNREACHED = {
@@ -98,6 +100,9 @@ SHAPES: dict[str, Schema] = {
         close_reason=maybe(SHOWN),
         reply=maybe(SHOWN),
         replied_by=maybe(SHOWN),
+        question=maybe(loose("its structured question")),
+        outcome=maybe(word(*OUTCOMES)),
+        option_id=maybe(SHOWN),
         delivery_state=maybe(word(*STATES)),
         delivery_reason=maybe(SHOWN),
     ),
@@ -145,7 +150,8 @@ SHAPES: dict[str, Schema] = {
 ROUTES = [
     Route(
         "POST", "/ask", "ask", "Ask a peer; the ask stays open until it is acked.",
-        takes(TO, **SENDER, reply_to=line(64), attachments=ATTACHMENTS, if_offline=IF_OFFLINE),
+        takes(TO, **SENDER, reply_to=line(64), attachments=ATTACHMENTS, if_offline=IF_OFFLINE,
+              question=QUESTION),
         answer=shape("Asked"), refuses={**UNREACHED, 503: "nobody is there; if_offline `queue` keeps it"}, keyed=True,
     ),
     Route(
@@ -171,7 +177,8 @@ ROUTES = [
             message=line(TEXT["maxLength"]),
             attachments=ATTACHMENTS,
         ),
-        answer=shape("Acked"), refuses={403: NOT_ASKED, 404: NO_ASK, 410: "it was closed in another way"},
+        answer=shape("Acked"),
+        refuses={403: NOT_ASKED, 404: NO_ASK, 409: "a question that is over", 410: "it was closed in another way"},
     ),
     Route(
         "POST", "/decline", "decline", "Close an ask that will not be answered; the asker gets the reason.",

@@ -51,7 +51,7 @@ ROUTES = [
     Route(
         "GET", "/traces/{trace_id}", "trace", "The stages of an ask or a message, in order.",
         answer=record(
-            trace_id=SHOWN, kind=word("ask", "notify", "broadcast", "fanout"), stages=listed(shape("Stage"))
+            trace_id=SHOWN, kind=word("ask", "notify", "broadcast", "fanout", "question"), stages=listed(shape("Stage"))
         ),
         refuses={404: "nothing is recorded of it"},
     ),

@@ -2,7 +2,7 @@
 
 from repowire.deliveries import STATES
 from repowire.messages import EXCLUDED_MOST, KINDS_SAID
-from repowire.openapi.asks import IF_OFFLINE, ONE_OF_TWO, SENDER, STANDING, TO, UNREACHED
+from repowire.openapi.asks import IF_OFFLINE, ONE_OF_TWO, QUESTION, SENDER, STANDING, TO, UNREACHED
 from repowire.openapi.peers import TWO_PEERS
 from repowire.openapi.words import (
     ATTACHMENTS,
@@ -138,7 +138,7 @@ ROUTES = [
         {
             "oneOf": [
                 takes({"kind": word("ask"), **TO}, **SENDER, reply_to=line(64), attachments=ATTACHMENTS,
-                      if_offline=IF_OFFLINE),
+                      if_offline=IF_OFFLINE, question=QUESTION),
                 takes({"kind": word("notify"), **TO}, **SENDER, attachments=ATTACHMENTS),
                 takes({"kind": word("broadcast"), "text": TEXT}, **FROM, exclude=EXCLUDE),
             ]

@@ -1,0 +1,192 @@
+"""policy.py: what is gated, and what an allow-rule lets through; above all what it does not."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repowire import config, policy
+from repowire.config import Approvals, Config, ConfigError, OwnApprovals
+from repowire.policy import READ_ONLY, Rule, fits
+
+HOME = Path("/nonexistent")
+
+
+def ruled(tool, arguments=None, names=("peer-1", "ann"), circle="default", **settings):
+    return policy.ruling(
+        Config(HOME, approvals=Approvals(**settings)), tool, arguments or {}, names=names, circle=circle
+    )
+
+
+@pytest.mark.parametrize("tool", ["Bash", "Edit", "Write", "MultiEdit", "NotebookEdit", ""])
+def test_what_changes_things_is_gated_and_so_is_what_says_no_tool(tool):
+    assert ruled(tool).gated
+
+
+@pytest.mark.parametrize("tool", ["Read", "Glob", "Grep", "LS", "WebFetch", "mcp__github__push", "bash"])
+def test_what_is_not_named_is_not_gated(tool):
+    assert not ruled(tool).gated
+
+
+def test_tools_of_mcp_servers_are_gated_by_a_pattern_and_reading_never_is():
+    assert ruled("mcp__github__push", gated_tools=("mcp__github__*",)).gated
+    assert not ruled("mcp__docs__find", gated_tools=("mcp__github__*",)).gated
+    assert not any(ruled(tool, gated_tools=("*",)).gated for tool in READ_ONLY)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "git status; rm -rf ~",
+        "git status && rm x",
+        "git status | sh",
+        "git status $(id)",
+        "git status `id`",
+        "git status > /etc/passwd",
+        "git status\nrm -rf ~",
+        "git status\trm",
+        "git status &",
+        "git status ${IFS}x",
+        "git status {a,b}",
+        "git status ~root",
+        "git status 'x'",
+        'git status "x"',
+        "git status \\\n x",
+        "git status #x",
+        "git status !x",
+        "git status ../../x",
+        "git status\x00",
+        "git status \u202ex",
+        " git status",
+        "gitstatus",
+        "GIT STATUS",
+        ["git status", "x"],
+        {"git status": 1},
+        None,
+        7,
+    ],
+)
+def test_a_star_never_stands_for_what_a_shell_takes_for_more_than_words(command):
+    assert not fits("git status*", command)
+
+
+@pytest.mark.parametrize(
+    "command", ["git status", "git status -s", "git status --porcelain=v2 src/a.py", "git statusx"]
+)
+def test_a_star_stands_for_plain_letters(command):
+    assert fits("git status*", command)
+
+
+@given(st.text(), st.text())
+def test_whatever_a_star_matches_is_plain(before, after):
+    value = f"git status{before}{after}"
+    if fits("git status*", value):
+        assert policy.PLAIN.fullmatch(value)
+
+
+@given(st.text(min_size=1))
+def test_a_pattern_without_a_star_is_the_whole_value(value):
+    if "*" not in value:
+        assert fits(value, value)
+        assert not fits(value, value + " ")
+        assert not fits(value, value + "; rm -rf ~")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fine"),
+    [
+        ("*", "", True), ("a*", "a", True), ("*a", "a", True), ("a*a", "a", False), ("a*a", "aa", True),
+        ("a*b*c", "a-b-c", True), ("a*b*c", "acb", False), ("a**b", "ab", True), ("/src/*.md", "/src/a/b.md", True),
+        ("/src/*", "/src/../x", False), ("a*", "a..b", True),
+    ],
+)  # fmt: skip
+def test_how_stars_match(pattern, text, fine):
+    assert fits(pattern, text) is fine
+
+
+def test_a_pattern_of_many_stars_takes_no_time():
+    assert not fits("a*" * 40 + "b", "a" * 100_000)
+
+
+def test_every_argument_must_be_named_save_the_harmless():
+    rule = Rule("approvals.allow[0]", "Bash", {"command": "make*"})
+    assert rule.allows("Bash", {"command": "make test"})
+    assert rule.allows("Bash", {"command": "make test", "description": "x; y", "timeout": 1, "run_in_background": True})
+    assert not rule.allows("Bash", {"command": "make test", "dangerouslyDisableSandbox": True})
+    assert not rule.allows("Bash", {})
+    assert not rule.allows("BashOutput", {"command": "make test"})
+
+
+def test_other_arguments_may_be_anything_where_the_rule_says_so():
+    rule = Rule("approvals.allow[0]", "Edit", {"file_path": "/src/site/*"}, other_arguments=True)
+    assert rule.allows("Edit", {"file_path": "/src/site/a.md", "old_string": "`x`", "new_string": "$(y)"})
+    assert not rule.allows("Edit", {"file_path": "/etc/passwd", "old_string": "", "new_string": ""})
+
+
+ALLOW_MAKE = ({"tool": "Bash", "arguments": {"command": "make"}},)
+ALLOW_LS = ({"tool": "Bash", "arguments": {"command": "ls"}},)
+
+
+def test_the_ruling_names_the_rule():
+    assert ruled("Bash", {"command": "ls"}, allow=ALLOW_MAKE + ALLOW_LS).rule == "approvals.allow[1]"
+    assert ruled("Bash", {"command": "ls -l"}, allow=ALLOW_MAKE + ALLOW_LS).rule is None
+
+
+def test_arguments_that_are_not_known_are_never_let_through():
+    settings = Config(HOME, approvals=Approvals(allow=({"tool": "*", "other_arguments": True},)))
+    assert policy.ruling(settings, "Bash", {"x": 1}, names=(), circle=None).rule is not None
+    assert policy.ruling(settings, "Bash", None, names=(), circle=None).rule is None
+
+
+def test_a_peers_own_table_wins_over_its_circles_and_that_over_the_common_one():
+    settings = {
+        "allow": ALLOW_MAKE,
+        "circles": {"default": OwnApprovals(hold_open=True, gated_tools=("Write",))},
+        "peers": {"ann": OwnApprovals(gated_tools=("Bash",), allow=ALLOW_LS)},
+    }
+    ann = ruled("Bash", {"command": "ls"}, **settings)
+    assert ann == policy.Ruling(gated=True, rule="approvals.peers.ann.allow[0]", hold_open=True)
+    assert ruled("Bash", {"command": "make"}, **settings).rule is None
+    assert not ruled("Write", **settings).gated
+    assert ruled("Write", names=("peer-2", "ben"), **settings).hold_open
+    other = ruled("Bash", {"command": "make"}, names=("ben",), circle="night", **settings)
+    assert other == policy.Ruling(gated=True, rule="approvals.allow[0]")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('allow = [{tool = "Bash"}]', r"approvals\.allow\[0\]: names no argument"),
+        ('allow = [{tool = "Bash", arguments = {command = "a; b*"}}]', "can never match"),
+        ('allow = [{tool = "Bash", arguments = {command = "../*"}}]', "can never match"),
+        ('[approvals.peers.ann]\nallow = [{tool = "Bash"}]', r"approvals\.peers\.ann\.allow\[0\]"),
+        ('[approvals.circles.night]\nallow = [{tool = "Bash"}]', r"approvals\.circles\.night\.allow\[0\]"),
+        ('allow = [{tool = ""}]', "is not allowed"),
+        ('allow = [{tool = "Bash", argument = {}}]', "is not allowed"),
+        ('allow = [{tool = "Bash", arguments = {command = 1}}]', "is not allowed"),
+        ('allow = ["Bash"]', "is not allowed"),
+        ("gated_tools = [1]", "is not allowed"),
+        ('gated_tools = "Bash"', "is not allowed"),
+        ("[approvals.peers.ann]\ngated = []", "is not allowed"),
+        ("[approvals.peers]\nann = 1", "is not allowed"),
+    ],
+)
+def test_a_config_that_says_less_or_more_than_it_seems_is_refused(tmp_path, text, words):
+    (tmp_path / "config.toml").write_text(f"[approvals]\n{text}\n")
+    with pytest.raises(ConfigError, match=words):
+        policy.check(config.load(tmp_path, {}))
+
+
+def test_the_environment_says_the_same(tmp_path):
+    environ = {
+        "REPOWIRE_APPROVALS__GATED_TOOLS": "Bash, mcp__*",
+        "REPOWIRE_APPROVALS__ALLOW": '[{"tool": "Bash", "arguments": {"command": "make"}}]',
+        "REPOWIRE_APPROVALS__PEERS": '{"ann": {"hold_open": true}}',
+    }
+    found = config.load(tmp_path, environ).approvals
+    assert found == Approvals(
+        gated_tools=("Bash", "mcp__*"), allow=ALLOW_MAKE, peers={"ann": OwnApprovals(hold_open=True)}
+    )
+    with pytest.raises(ConfigError, match="APPROVALS__ALLOW"):
+        config.load(tmp_path, {"REPOWIRE_APPROVALS__ALLOW": "[{"})
