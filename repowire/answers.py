@@ -568,3 +568,63 @@ class KillPeerResult:
 
     ok: bool
     tmux_killed: bool | None = None
+
+
+@dataclass(frozen=True)
+class RestartPeerResult:
+    """POST /peers/{name}/restart."""
+
+    ok: bool
+    status: str
+    restarted: bool
+    peer_id: str
+    display_name: str
+    backend: str
+    path: str | None = None
+    circle: str | None = None
+    tmux_session: str | None = None
+    resume_mode: str | None = None
+    resume_warning: str | None = None
+    unsupported_reason: str | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class SessionNotifyResult:
+    """POST /sessions/{id}/controls/notify."""
+
+    ok: bool
+    repowire_session_id: str
+    session_status: str
+    capability: str
+    executor_peer_id: str
+    executor_peer_name: str
+    delivery_state: str
+    delivered: bool
+    queued: bool
+    state: str
+    reason: str
+    delivery_id: str
+    hook_delivery: Json | None = None
+
+
+@dataclass(frozen=True)
+class SessionResumeResult:
+    """POST /sessions/{id}/controls/resume."""
+
+    ok: bool
+    repowire_session_id: str
+    session_status: str
+    status: str
+    capability: str
+    message: str
+    backend: str
+    runtime_session_id: str | None = None
+    runtime_source_uri: str | None = None
+    executor_peer_id: str | None = None
+    executor_peer_name: str | None = None
+    resume_capability: Json = field(default_factory=dict)
+    action: str | None = None
+    spawned_display_name: str | None = None
+    tmux_session: str | None = None
+    pane_id: str | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, certificates, lives, names, peers, presence, wire
+from repowire import callers, certificates, lives, names, peers, presence, sessions, wire
 from repowire.errors import conflict, forbidden, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
@@ -96,6 +96,7 @@ def register(
     names.keep_for_human(change, claim.name or folder_name(claim.path), claim.role)
     back = peer is not None
     at_work = peer is not None and _at_work(change, peer, claim)
+    moved = peer is None or peer.session != claim.session
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
         names.displace(change, peer, claim.pane_id)
@@ -107,6 +108,8 @@ def register(
     held_back = awaited or (claim.pane_id is not None and claim.session is not None and not connected)
     if not at_work and not (held_back and presence.reachable(change.db, peer.peer_id)):
         lives.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
+    if claim.session is not None:
+        sessions.remember(change, peer.peer_id, claim.session, anew=moved)
     change.record(
         "peer.returned" if back else "peer.registered",
         peer_id=peer.peer_id,

@@ -296,6 +296,23 @@ class RepowireClient(Transport):
         body = {"peer_identifier": peer_identifier, **given({"circle": circle, "from_peer": from_peer})}
         return self._object("POST", "/kill-peer", body, timeout=self.timeout + START_SECONDS)
 
+    def restart_peer(self, peer_identifier: str, **fields: Any) -> "shapes.Restarted":
+        """End an agent and go on with its session, as the same peer; fields: circle, from_peer, dry_run (only say
+        whether it could be), message (what it is told first)."""
+        path = f"/peers/{quote(peer_identifier)}/restart"
+        return self._object("POST", path, given(fields), timeout=self.timeout + START_SECONDS)
+
+    def notify_session(self, session_id: str, text: str, **fields: Any) -> "shapes.SessionNotified":
+        """Tell whoever lives in a session (`rw-session-…`) something; fields: from_peer, attachments, bypass_circle."""
+        path = f"/sessions/{quote(session_id)}/controls/notify"
+        return self._object("POST", path, {"text": text, **given(fields)})
+
+    def resume_session(self, session_id: str, *, dry_run: bool = True, **fields: Any) -> "shapes.SessionResumed":
+        """Say whether a session can be gone on with, or with `dry_run=False` start an agent on it; fields: profile,
+        message, from_peer."""
+        path, body = f"/sessions/{quote(session_id)}/controls/resume", {"dry_run": dry_run, **given(fields)}
+        return self._object("POST", path, body, timeout=self.timeout + START_SECONDS)
+
     # -- traces and events ---------------------------------------------------
     def trace(self, trace_id: str) -> "shapes.Trace":
         """The stages of an ask or a message."""

@@ -131,7 +131,7 @@ async def post_kill(request: web.Request) -> web.Response:
     body = await wire.read(request)
     name, circle = body.text("peer_identifier", max_chars=128), body.optional_identifier("circle")
     peer = target(mesh, request, name, circle, body.optional_text("from_peer", max_chars=128))
-    spawn.busy(starts, peer, "ended", "kill_in_progress")
+    spawn.busy(starts, peer, "ended")
     try:
         killed = await _kill(mesh, peer)
     finally:

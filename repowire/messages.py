@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, receipts, traces, wire
+from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, receipts, sessions, traces, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
@@ -245,13 +245,13 @@ async def post_notify(request: web.Request) -> web.Response:
     try:
         with mesh.change() as change:
             if (made := idempotency.first(change, claim)) is not None:
-                return wire.reply(_accepted(*_notified(change, made), note))
+                return wire.reply(_accepted(mesh, *_notified(change, made), note))
             delivery, sender, target = notify(change, mesh, note)
             idempotency.keep(change, claim, delivery.delivery_id)
     except Refusal as refusal:
         raise _flat(mesh, refusal, note) from None
     delivery = await mailboxes.written(mesh, delivery)
-    return wire.reply(_accepted(delivery, sender, target, note))
+    return wire.reply(_accepted(mesh, delivery, sender, target, note))
 
 
 def _notified(change: Change, delivery_id: str) -> tuple[Delivery, Peer | None, Peer]:
@@ -280,23 +280,29 @@ def _flat(mesh: Mesh, refusal: Refusal, note: Note) -> Refusal:
     return Refusal(refusal.status, refusal.error, refusal.hint, body=body)
 
 
-def _accepted(delivery: Delivery, sender: Peer | None, target: Peer, note: Note) -> dict[str, Any]:
-    words = deliveries.standing(delivery)
+def _accepted(mesh: Mesh, delivery: Delivery, sender: Peer | None, target: Peer, note: Note) -> dict[str, Any]:
+    words = standing(delivery)
+    to_session = sessions.binding_id(mesh.db.conn, target.peer_id)
     return {
         "ok": True,
         "status": "queued" if words["queued"] else "sent",
         **words,
-        "reason": "queued_delivery" if words["queued"] else "transport_delivered",
         "from_peer_id": sender.peer_id if sender else None,
         "from_peer_name": sender.display_name if sender else note.from_peer,
         "to_peer_id": target.peer_id,
         "to_peer_name": target.display_name,
-        "repowire_session_id": None,
-        "from_repowire_session_id": None,
-        "to_repowire_session_id": None,
+        "repowire_session_id": to_session,
+        "from_repowire_session_id": sessions.binding_id(mesh.db.conn, sender.peer_id) if sender else None,
+        "to_repowire_session_id": to_session,
         "hook_delivery": None,
         "delivery_id": delivery.delivery_id,
     }
+
+
+def standing(delivery: Delivery) -> dict[str, Any]:
+    """How a note that was just accepted stands, in the published words."""
+    words = deliveries.standing(delivery)
+    return {**words, "reason": "queued_delivery" if words["queued"] else "transport_delivered"}
 
 
 async def post_broadcast(request: web.Request) -> web.Response:

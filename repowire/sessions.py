@@ -7,6 +7,7 @@ server, is known by it. A pane id says little by itself, since each server count
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
+from repowire.clock import new_id
 from repowire.mesh import Change
 
 # -- model and table -----------------------------------------------------------
@@ -28,7 +29,18 @@ CREATE TABLE sessions (
     """
 ALTER TABLE sessions ADD COLUMN inbound TEXT;    -- what its user's settings do with messages that come into the inbox
 """,
+    """
+CREATE TABLE session_bindings (                  -- every runtime session that a peer lived in, for as long as the peer
+    repowire_session_id TEXT PRIMARY KEY, peer_id TEXT NOT NULL,
+    session TEXT NOT NULL UNIQUE, transcript TEXT,
+    bound_at REAL NOT NULL                       -- unix seconds; when the peer came to live in it last
+) WITHOUT ROWID;
+CREATE INDEX session_bindings_by_peer ON session_bindings (peer_id, bound_at);
+INSERT OR REPLACE INTO session_bindings SELECT 'rw-session-' || lower(hex(randomblob(6))), peer_id, session, transcript,
+    bound_at FROM sessions WHERE session IS NOT NULL ORDER BY bound_at;
+""",
 ]
+KEPT = 200  # bindings of one peer, the newest
 
 
 CHANGES_WITHIN = ("mode", "inbox", "inbox_token", "inbound")  # while it stays the same session
@@ -50,6 +62,16 @@ class Session(NamedTuple):
     pane_id: str | None
     bound_at: float
     inbound: str | None = None
+
+
+class Binding(NamedTuple):
+    """A row of `session_bindings`: a name for a runtime session that outlives its process."""
+
+    repowire_session_id: str
+    peer_id: str
+    session: str
+    transcript: str | None
+    bound_at: float
 
 
 def server_name(tmux: str | None, pid: int | None, started: float | None) -> str | None:
@@ -91,6 +113,32 @@ def tmux_sockets(db: Connection) -> list[str]:
     return [row[0] for row in db.execute("SELECT DISTINCT tmux FROM sessions WHERE tmux IS NOT NULL")]
 
 
+def binding(db: Connection, repowire_session_id: str) -> Binding | None:
+    """By its own id."""
+    rows = db.execute("SELECT * FROM session_bindings WHERE repowire_session_id = ?", (repowire_session_id,))
+    row = rows.fetchone()
+    return Binding(*row) if row else None
+
+
+def bindings(db: Connection, peer_id: str) -> list[Binding]:
+    """The sessions that a peer lived in, the newest first."""
+    rows = db.execute(
+        "SELECT * FROM session_bindings WHERE peer_id = ? ORDER BY bound_at DESC, repowire_session_id DESC", (peer_id,)
+    )
+    return [Binding(*row) for row in rows]
+
+
+def binding_id(db: Connection, peer_id: str | None) -> str | None:
+    """The id of the session that a peer lives in, or lived in last."""
+    rows = db.execute(
+        "SELECT repowire_session_id FROM session_bindings WHERE peer_id = ?"
+        " ORDER BY bound_at DESC, repowire_session_id DESC LIMIT 1",
+        (peer_id,),
+    )
+    row = rows.fetchone()
+    return row[0] if row else None
+
+
 # -- rules ---------------------------------------------------------------------
 
 
@@ -106,6 +154,8 @@ def bind(change: Change, peer_id: str, **facts: Any) -> bool:
         f"INSERT OR REPLACE INTO sessions ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})",
         tuple(row.values()),
     )
+    if row.get("session") is not None:
+        remember(change, peer_id, row["session"], row.get("transcript"), anew=moved)
     change.record("session.bound", peer_id=peer_id, session=row.get("session"), pane_id=row.get("pane_id"))
     return True
 
@@ -118,3 +168,23 @@ def restore(change: Change, session: Session) -> None:
         tuple(row.values()),
     )
     change.record("session.bound", peer_id=session.peer_id, session=session.session, pane_id=session.pane_id)
+
+
+def remember(change: Change, peer_id: str, session: str, transcript: str | None = None, *, anew: bool = True) -> None:
+    """This runtime session is the peer's, `anew` from now on. It keeps its id, whoever lives in it."""
+    known = change.db.execute(
+        "UPDATE session_bindings SET peer_id = ?, transcript = coalesce(?, transcript),"
+        " bound_at = CASE WHEN ? THEN ? ELSE bound_at END WHERE session = ?",
+        (peer_id, transcript, anew, change.now, session),
+    ).rowcount
+    if known:
+        return
+    change.db.execute(
+        "INSERT INTO session_bindings VALUES (?, ?, ?, ?, ?)",
+        (new_id("rw-session"), peer_id, session, transcript, change.now),
+    )
+    change.db.execute(
+        "DELETE FROM session_bindings WHERE repowire_session_id IN (SELECT repowire_session_id FROM session_bindings"
+        " WHERE peer_id = ? ORDER BY bound_at DESC LIMIT -1 OFFSET ?)",
+        (peer_id, KEPT),
+    )

@@ -529,6 +529,62 @@ class Spawned(TypedDict):
     command: str
 
 
+class Restarted(TypedDict):
+    ok: bool
+    status: Literal["restart_available", "restarted"]
+    restarted: bool
+    peer_id: str
+    display_name: str
+    backend: str
+    path: str | None
+    circle: str
+    tmux_session: str | None
+    resume_mode: Literal["resumed"]
+    resume_warning: str | None
+    unsupported_reason: str | None
+    command: str | None
+
+
+class SessionNotified(TypedDict):
+    ok: bool
+    repowire_session_id: str
+    session_status: Literal["active"]
+    capability: str
+    executor_peer_id: str
+    executor_peer_name: str
+    delivery_state: Literal["delivered", "queued"]
+    delivered: bool
+    queued: bool
+    state: str
+    reason: str
+    hook_delivery: Json | None
+    delivery_id: str
+
+
+class ResumeCapability(TypedDict):
+    supported: bool
+    arguments: list[str]
+
+
+class SessionResumed(TypedDict):
+    ok: bool
+    repowire_session_id: str
+    session_status: Literal["active", "ended"]
+    status: Literal["active_executor", "resume_available", "unsupported", "binding_unavailable"]
+    capability: str
+    message: str
+    backend: str
+    runtime_session_id: str | None
+    runtime_source_uri: str | None
+    executor_peer_id: str | None
+    executor_peer_name: str | None
+    resume_capability: ResumeCapability
+    action: Literal["inspect", "spawned"]
+    spawned_display_name: str | None
+    tmux_session: str | None
+    pane_id: str | None
+
+
 class Killed(TypedDict):
     ok: bool
     tmux_killed: bool | None

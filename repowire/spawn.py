@@ -7,6 +7,7 @@ for a moment: what ends at once has failed, is told with what its pane showed, a
 """
 
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from repowire.tmux import Opened, Server
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 LAUNCH_SECONDS = 20.0  # a launcher waits for its order; less than its own patience
+LOOKS, LOOK_SECONDS = 10, 0.05  # at a pane whose program has ended, until its exit status is there
 SHOWN_LINES = 20  # of a pane whose program ended
 ROLES = ("agent", "service", "orchestrator")  # the human is nobody's to start
 WINDOW_CHARS = 32
@@ -62,6 +64,7 @@ class Started(NamedTuple):
 
 
 STARTS = web.AppKey("starts", Starts)
+Window = Callable[[list[str]], Awaitable[Opened]]  # runs a command in a pane
 
 # -- rules: starting -------------------------------------------------------------
 
@@ -73,10 +76,21 @@ async def start(mesh: Mesh, starts: Starts, order: Order, *, again: Peer | None 
     with mesh.change() as change:
         ownership.open_one(change, _opening(change, spawn_id, order, socket, again))
     await mesh.on_disk()
+
+    async def window(command: list[str]) -> Opened:
+        return await new_window(socket, order, again, command)
+
+    return await bring_up(mesh, starts, spawn_id, order, window, again)
+
+
+async def bring_up(
+    mesh: Mesh, starts: Starts, spawn_id: str, order: Order, window: Window, again: Peer | None
+) -> Started:
+    """Have the launcher run in a pane, make that a peer's, and see that the agent stands. What fails leaves no pane."""
     starts.launches[spawn_id] = Launch(order)
     owned = None
     try:
-        opened = await _open(socket, order, again, _launcher(mesh, spawn_id))
+        opened = await window(_launcher(mesh, spawn_id))
         owned = owned_by(mesh, opened)
         if owned is None:
             raise failed("spawn_failed", f"the pane was gone at once; does `{sys.executable} -I -S` run?")
@@ -116,7 +130,8 @@ def _launcher(mesh: Mesh, spawn_id: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(LAUNCHER), str(mesh.config.home), spawn_id]
 
 
-async def _open(socket: str, order: Order, again: Peer | None, command: list[str]) -> Opened:
+async def new_window(socket: str, order: Order, again: Peer | None, command: list[str]) -> Opened:
+    """A window for it; 500 `tmux_failed` when tmux does not open one."""
     session = order.circle.replace(".", "_")  # tmux would do it
     name = again.display_name if again else order.name or claims.folder_name(order.folder.path)
     try:
@@ -172,6 +187,7 @@ def own(change: Change, spawn_id: str, peer: Peer, owned: Owned) -> None:
 
 def admit(change: Change, mesh: Mesh, order: Order, opened: Opened, owned: Owned, again: Peer | None) -> Peer:
     """The peer of a pane that is about to run its agent: a new one, or the one that was."""
+    proved = peers.load(change.db, again.peer_id) if again else None  # as it is since its last agent ended
     claim = Claim(
         name=order.name,
         backend=order.backend,
@@ -186,7 +202,7 @@ def admit(change: Change, mesh: Mesh, order: Order, opened: Opened, owned: Owned
         turn_state="pending_first_turn",
         metadata={} if runs.RUNS[order.backend].tells else {"repowire_cli_fallback": True},
     )
-    peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True, proved=again)
+    peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True, proved=proved)
     place = {"tmux": owned.server.socket, "server_pid": owned.server.pid, "server_started": owned.server.started}
     sessions.bind(change, peer.peer_id, **place, pane_id=owned.pane_id, inbox=None, inbox_token=None, registry=None)
     return peer
@@ -219,7 +235,11 @@ async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned) -> Refusa
     """What is to be said of a program that ended at once. A peer that was made for it is off the list."""
     screen, status = "", None
     with suppress(tmux.Gone, tmux.Hangs):  # its user closed it, or tmux does not answer
-        screen, status = await tmux.shown(owned.server, owned.pane_id)
+        for _ in range(LOOKS):  # tmux hears of the end a moment later than we do
+            screen, status = await tmux.shown(owned.server, owned.pane_id)
+            if status is not None:
+                break
+            await mesh.clock.sleep(LOOK_SECONDS)
     lines = [line.rstrip() for line in clean(screen).splitlines() if line.strip()]
     with mesh.change() as change:
         known = peers.find(change.db, peer.peer_id)
@@ -256,6 +276,19 @@ async def _close(owned: Owned) -> bool:
 
 def _warnings(starts: Starts) -> list[str]:
     return [f"the PATH is the daemon's own: {starts.shell.trouble}"] if starts.shell.trouble else []
+
+
+def busy(starts: Starts, peer: Peer, what: str) -> None:
+    """Have the peer to oneself, until `busy` has it no more; 409 where something is being done to it already."""
+    check_idle(starts, peer)
+    starts.busy[peer.peer_id] = what
+
+
+def check_idle(starts: Starts, peer: Peer) -> None:
+    """409 where something is being done to the peer."""
+    if (does := starts.busy.get(peer.peer_id)) is not None:
+        error = {"switched": "switch_in_progress"}.get(does, "restart_in_progress")
+        raise conflict(error, f"{peer.display_name} is being {does} just now: try again", peer_id=peer.peer_id)
 
 
 # -- loop ------------------------------------------------------------------------
@@ -399,10 +432,3 @@ ROUTES = [
     web.post("/spawn", post_spawn),
     web.post("/spawn/{spawn_id}/launch", post_launch),
 ]
-
-
-def busy(starts: Starts, peer: Peer, what: str, error: str) -> None:
-    """409 where something is being done to the peer already."""
-    if (does := starts.busy.get(peer.peer_id)) is not None:
-        raise conflict(error, f"{peer.display_name} is being {does} just now: try again", peer_id=peer.peer_id)
-    starts.busy[peer.peer_id] = what

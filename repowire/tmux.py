@@ -226,9 +226,12 @@ async def open_window(socket: str, session: str, name: str, folder: str, command
 
 
 async def respawn(server: Server, pane_id: str, pane_pid: int, folder: str, command: Sequence[str]) -> Opened | None:
-    """Run a command in a pane whose program, that very one, has ended and which remains. None when it is not so."""
-    line = " ".join(["respawn-pane", "-t", pane_id, "-c", _quoted(_literal(folder)), *map(_quoted, command)])
-    if not await _if_it_is(server, pane_id, pane_pid, line, dead=True):
+    """Run a command in a pane whose program, that very one, has ended and which remains. None when there is none of it.
+
+    That it has ended is for the caller to prove: tmux hears of it a moment later, and would end one that has not.
+    """
+    line = " ".join(["respawn-pane", "-k", "-t", pane_id, "-c", _quoted(_literal(folder)), *map(_quoted, command)])
+    if not await _if_it_is(server, pane_id, pane_pid, line):
         return None
     _, said, _ = await _call(server.socket, "display-message", "-p", "-t", pane_id, _OPENED)
     return _opened(said)
@@ -274,7 +277,7 @@ async def kill_pane(server: Server, pane_id: str, pane_pid: int) -> bool:
     return await _if_it_is(server, pane_id, pane_pid, f"kill-pane -t {pane_id}")
 
 
-async def _if_it_is(server: Server, pane_id: str, pane_pid: int, does: str, *, dead: bool = False) -> bool:
+async def _if_it_is(server: Server, pane_id: str, pane_pid: int, does: str) -> bool:
     """Do it where server, pane and process are the very ones, in one turn of the server's thread."""
     if not PANE_ID.fullmatch(pane_id):
         raise ValueError(f"{pane_id!r} is no pane id of tmux")
@@ -283,7 +286,7 @@ async def _if_it_is(server: Server, pane_id: str, pane_pid: int, does: str, *, d
         f"#{{==:#{{pane_id}},{pane_id}}}",
         f"#{{==:#{{pane_pid}},{pane_pid}}}",
     ]
-    whole = "#{?pane_dead,1,0}" if dead else "1"
+    whole = "1"
     for condition in conditions:
         whole = f"#{{&&:{condition},{whole}}}"
     # said first: with its last pane the server ends, and says no more

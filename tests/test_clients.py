@@ -67,6 +67,8 @@ PUBLISHED = {
     "spawn_config": "",
     "spawn": "path command backend profile circle message",
     "kill_peer": "peer_identifier circle from_peer",
+    "restart_peer": "peer_identifier circle from_peer dry_run message",
+    "resume_session": "dry_run profile message from_peer",
     "ingest_chat_turn": "peer role text peer_id pane_id tool_calls",
 }
 
@@ -202,6 +204,9 @@ RECORDS: dict[type, str] = {
     answers.SpawnResult: "Spawned",
     answers.KillPeerResult: "Killed",
     answers.Rehooked: "Rehooked",
+    answers.RestartPeerResult: "Restarted",
+    answers.SessionNotifyResult: "SessionNotified",
+    answers.SessionResumeResult: "SessionResumed",
 }
 OPEN = {answers.MeshEvent}  # what else it says is in `extras`
 INNER = {

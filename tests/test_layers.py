@@ -19,7 +19,7 @@ RANKS = (
     "mesh",
     "idempotency certificates sessions ownership allowances presence attachments reviews traces recurring choices",
     "peers survey",
-    "lives",
+    "lives resumption",
     "names",
     "callers",
     "claims roles lifecycle deliveries questions transcripts mcp_servers",
@@ -32,6 +32,7 @@ RANKS = (
     "panes identity endings executors schedules acp",
     "links rehooks",
     "hooks mcp doctor openapi",
+    "restarts",
     "daemon",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}

@@ -333,6 +333,21 @@ async def see_the_agents(go: Tour) -> None:
     await go("POST", "/spawn", {**order, "message": "begin"}, expect=403)
     await go("POST", "/spawn/{spawn_id}/launch", spawn_id="spawn-0", expect=410)
     await go("POST", "/kill-peer", {"peer_identifier": "nobody"}, expect=404)
+    restart, told = "/peers/{name}/restart", "/sessions/{repowire_session_id}/controls/notify"
+    resume = "/sessions/{repowire_session_id}/controls/resume"
+    body = {"circle": "default", "from_peer": "ann", "dry_run": True, "message": "go on"}
+    await go("POST", restart, body, name="ben", expect=409)
+    await go("POST", restart, name="nobody", expect=404)
+    await go("POST", "/peers", {"name": "eve", "path": "/src/eve", "metadata": {"session_id": "s-eve"}})
+    session = (await go("POST", "/notify", {"to_peer": "eve", "text": "hi"}))["repowire_session_id"]
+    await go("POST", told, {"text": "hello"}, repowire_session_id=session)
+    await go("POST", told, {"text": "hello"}, repowire_session_id="rw-session-0", expect=404)
+    await go("POST", resume, repowire_session_id=session)
+    await go("POST", resume, {"dry_run": False, "profile": "p"}, repowire_session_id=session, expect=409)
+    await go("POST", "/peers/{name}/offline", name="eve")
+    await go("POST", told, {"text": "hello"}, repowire_session_id=session, expect=409)
+    await go("POST", resume, {"from_peer": "x", "message": "go on"}, repowire_session_id=session)
+    await go("POST", resume, {"dry_run": False}, repowire_session_id=session, expect=403)
     await go("POST", "/peers", {"name": "dan"})
     await go("POST", "/kill-peer", {"peer_identifier": "dan", "circle": "default", "from_peer": "ben"})
 
@@ -396,7 +411,7 @@ async def last_notify(ben: Any) -> dict[str, Any]:
 
 
 # What an agent in a real tmux is needed for: tests/live/test_spawn.py holds these answers to the document
-NEED_TMUX = {("POST", "/spawn"), ("POST", "/spawn/{spawn_id}/launch")}
+NEED_TMUX = {("POST", "/spawn"), ("POST", "/spawn/{spawn_id}/launch"), ("POST", "/peers/{name}/restart")}
 
 
 async def test_every_answer_is_as_the_document_says_and_no_route_is_left_out(tour: Tour) -> None:
@@ -525,7 +540,12 @@ def cases(values: Callable[[dict[str, Any], bool], Iterator[Any]]) -> list[Case]
 async def made_up(api: Any) -> dict[str, str]:
     """What stands in the place of each part of a path."""
     ask = await api.post("/ask", to_peer="ben", text="x")
-    return {"name": "ann", "correlation_id": ask["correlation_id"], "pane_id": "%259"}
+    return {
+        "name": "ann",
+        "correlation_id": ask["correlation_id"],
+        "pane_id": "%259",
+        "repowire_session_id": "rw-session-0",
+    }
 
 
 async def test_a_field_that_the_document_forbids_is_refused_by_its_name(tour: Tour) -> None:

@@ -65,6 +65,12 @@ def _peers() -> "ModuleType":
     return peers
 
 
+def _sessions() -> "ModuleType":
+    from repowire.cli import spawn
+
+    return spawn
+
+
 def _setup() -> "ModuleType":
     from repowire.cli import setup
 
@@ -101,6 +107,7 @@ NOUNS = {
     "token": (_token, "show or rotate the token of the TCP side"),
     "peer": (_peers, "list, describe, start, end, register peers"),
     "link": (_links, "the tmux panes that no peer has; make one a peer"),
+    "session": (_sessions, "go on with a session whose agent is gone"),
     "ask": (_asks, "ask a peer; with --wait print the reply"),
     "wait": (_asks, "wait for the reply to an ask"),
     "ack": (_asks, "answer an ask, or close it without words"),

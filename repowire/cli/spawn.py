@@ -1,4 +1,4 @@
-"""`repowire peer new` and `peer kill`: agents in tmux windows of their own."""
+"""`repowire peer new`, `restart`, `kill` and `session resume`: agents in tmux windows of their own."""
 
 import argparse
 import os
@@ -23,6 +23,13 @@ def add(verb: Verb) -> None:
     new.add_argument("--name", help="what it is called (default: the folder's name)")
     new.add_argument("--role", help="agent, service or orchestrator (default: agent)")
     new.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
+    example = "  repowire peer restart build --dry-run\n  repowire peer restart build -m 'go on'"
+    again = verb("restart", "end an agent and go on with its session, as the same peer", example, restart)
+    again.add_argument("name", metavar="NAME", help="its name or its id")
+    again.add_argument("-c", "--circle", help="the circle to look in")
+    again.add_argument("--from-peer", help="on whose behalf (default: the caller's)")
+    again.add_argument("--dry-run", action="store_true", help="only say whether it could be, and by what command")
+    again.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
     example = "  repowire peer kill build\n  repowire peer kill build --circle night"
     kill = verb("kill", "end an agent that repowire started, and remove the peer", example, end)
     kill.add_argument("name", metavar="NAME", help="its name or its id")
@@ -67,6 +74,64 @@ def end(args: argparse.Namespace) -> int:
         c.hint(f"ended {c.clean(args.name)}")
     else:
         c.note(f"repowire: removed {c.clean(args.name)}; its pane was not opened by repowire and was left alone")
+    return c.OK
+
+
+def restart(args: argparse.Namespace) -> int:
+    with c.client() as daemon, shown():
+        done = daemon.restart_peer(
+            args.name,
+            circle=args.circle,
+            from_peer=args.from_peer,
+            dry_run=args.dry_run,
+            message=None if args.message is None else c.text_of(args.message),
+        )
+    if done["resume_warning"]:
+        c.note(f"repowire: {c.clean(done['resume_warning'])}")
+    if args.json:
+        c.put(c.to_json(done))
+    elif args.dry_run:
+        c.put(c.clean(done["command"]))
+    else:
+        c.hint(f"{c.clean(done['display_name'])} goes on")
+    return c.OK
+
+
+def main(argv: list[str]) -> int:
+    """`repowire session`."""
+    shown_first = "  repowire session resume ID --dry-run\n  repowire session resume ID -m 'go on'"
+    made = c.parser("session", "Runtime sessions of peers.", shown_first)
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="resume", prog=made.prog)
+    words, example = "start an agent on a session whose own is gone", shown_first
+    resuming = verbs.add_parser(
+        "resume", help=words, description=f"{words.capitalize()}.", epilog=c.epilog(example), allow_abbrev=False
+    )
+    c.with_json(resuming)
+    resuming.add_argument("session", metavar="ID", help="rw-session-…")
+    resuming.add_argument("--dry-run", action="store_true", help="only say whether it could be")
+    resuming.add_argument("--profile", help="a set of arguments that the config has a name for")
+    resuming.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
+    resuming.add_argument("--from-peer", help="on whose behalf (default: the caller's)")
+    resuming.set_defaults(run=resume)
+    return c.run(made, argv[1:])
+
+
+def resume(args: argparse.Namespace) -> int:
+    with c.client() as daemon, shown():
+        done = daemon.resume_session(
+            args.session,
+            dry_run=args.dry_run,
+            profile=args.profile,
+            from_peer=args.from_peer,
+            message=None if args.message is None else c.text_of(args.message),
+        )
+    if args.json:
+        c.put(c.to_json(done))
+    elif args.dry_run:
+        c.put(c.clean(done["status"]))
+        c.hint(c.clean(done["message"]))
+    else:
+        c.put(c.clean(done["spawned_display_name"]))
     return c.OK
 
 

@@ -1,6 +1,7 @@
 """Agents started, ended and started again, in the words of the document."""
 
 from repowire.openapi.words import (
+    ATTACHMENTS,
     FLAG,
     IDENTIFIER_TEXT,
     SHOWN,
@@ -21,6 +22,7 @@ from repowire.spawn import ROLES
 NOT_ALLOWED = "nothing may be started, the command line is not allowed, or the folder lies outside"
 NOT_HAD = "a wrong field, `command_unavailable` or `profile_unavailable`"
 ENDED_AT_ONCE = "`tmux_failed`, or `spawn_failed` with the `screen` and the `exit_status` of what ended at once"
+NO_SESSION = "no such session"
 SEVERAL = "several peers have the name: `candidates`"
 
 SHAPES: dict[str, Schema] = {
@@ -40,6 +42,54 @@ SHAPES: dict[str, Schema] = {
         warnings=listed(SHOWN),
         pane_id=SHOWN,
         command=SHOWN,
+    ),
+    "Restarted": record(
+        ok=FLAG,
+        status=word("restart_available", "restarted"),
+        restarted=FLAG,
+        peer_id=SHOWN,
+        display_name=SHOWN,
+        backend=SHOWN,
+        path=maybe(SHOWN),
+        circle=SHOWN,
+        tmux_session=maybe(SHOWN),
+        resume_mode=word("resumed"),
+        resume_warning=maybe(SHOWN),
+        unsupported_reason=maybe(SHOWN),
+        command=maybe(SHOWN),
+    ),
+    "SessionNotified": record(
+        ok=FLAG,
+        repowire_session_id=SHOWN,
+        session_status=word("active"),
+        capability=SHOWN,
+        executor_peer_id=SHOWN,
+        executor_peer_name=SHOWN,
+        delivery_state=word("delivered", "queued"),
+        delivered=FLAG,
+        queued=FLAG,
+        state=SHOWN,
+        reason=SHOWN,
+        hook_delivery=maybe(loose()),
+        delivery_id=SHOWN,
+    ),
+    "SessionResumed": record(
+        ok=FLAG,
+        repowire_session_id=SHOWN,
+        session_status=word("active", "ended"),
+        status=word("active_executor", "resume_available", "unsupported", "binding_unavailable"),
+        capability=SHOWN,
+        message=SHOWN,
+        backend=SHOWN,
+        runtime_session_id=maybe(SHOWN),
+        runtime_source_uri=maybe(SHOWN),
+        executor_peer_id=maybe(SHOWN),
+        executor_peer_name=maybe(SHOWN),
+        resume_capability=record(supported=FLAG, arguments=listed(SHOWN)),
+        action=word("inspect", "spawned"),
+        spawned_display_name=maybe(SHOWN),
+        tmux_session=maybe(SHOWN),
+        pane_id=maybe(SHOWN),
     ),
     "Killed": record(ok=FLAG, tmux_killed=maybe(FLAG)),
 }
@@ -79,6 +129,45 @@ ROUTES = [
         refuses={
             403: "an agent of another circle", 404: "no such peer", 409: SEVERAL,
             500: "`kill_failed`: it does not end, and stays registered",
+        },
+    ),
+    Route(
+        "POST", "/peers/{name}/restart", "restart_peer", "End an agent and go on with its session, as the same peer.",
+        takes(
+            circle=IDENTIFIER_TEXT, from_peer=line(128, "on whose behalf"),
+            dry_run={**FLAG, "description": "only say whether it could be"},
+            message={**TEXT, "minLength": 0, "description": "what it is told first"},
+        ),
+        body_needed=False,
+        answer=shape("Restarted"),
+        refuses={
+            403: NOT_ALLOWED, 404: "no such peer, or its folder is gone",
+            409: f"{SEVERAL}; or its pane, its session or its folder does not allow it: `error` says which",
+            422: NOT_HAD, 500: f"`kill_failed`, {ENDED_AT_ONCE}",
+        },
+    ),
+    Route(
+        "POST", "/sessions/{repowire_session_id}/controls/notify", "notify_session",
+        "Tell whoever lives in a session something.",
+        takes(
+            {"text": TEXT}, from_peer=line(128, "default `dashboard`"), attachments=ATTACHMENTS,
+            bypass_circle={**FLAG, "description": "default true"},
+        ),
+        answer=shape("SessionNotified"),
+        refuses={403: "the circle", 404: NO_SESSION, 409: "`session_executor_unavailable`", 429: "its mailbox is full"},
+    ),
+    Route(
+        "POST", "/sessions/{repowire_session_id}/controls/resume", "resume_session",
+        "Say whether a session can be gone on with, or start an agent on it.",
+        takes(
+            from_peer=line(128, "default `dashboard`"), dry_run={**FLAG, "description": "default true"},
+            profile=IDENTIFIER_TEXT, message={**TEXT, "minLength": 0, "description": "what it is told first"},
+        ),
+        body_needed=False,
+        answer=shape("SessionResumed"),
+        refuses={
+            403: NOT_ALLOWED, 404: NO_SESSION, 409: "`active_executor`, `resume_unavailable` or `cross_host`",
+            422: NOT_HAD, 500: ENDED_AT_ONCE,
         },
     ),
 ]  # fmt: skip

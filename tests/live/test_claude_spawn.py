@@ -100,3 +100,76 @@ def test_a_claude_behind_a_script_is_the_peer_it_was_opened_as(new_hired: Callab
     shell = town.tmux.pid(made["pane_id"])
     assert town.live.post("/kill-peer", peer_identifier="benny")["tmux_killed"] is True
     assert gone(shell)
+
+
+@pytest.mark.parametrize("version", [NEWEST, WITHOUT_INBOX])
+def test_a_restarted_claude_goes_on_with_its_conversation_as_the_same_peer(
+    new_hired: Callable[..., Hired], version: str
+) -> None:
+    town = new_hired(version)
+    made = town.hire(town.ben, name="benny")
+    before = town.tell("benny", "before the restart")
+    town.until_seen(town.ben, before)
+    town.ben.until_idle()
+    session, pid = town.ben.session, town.ben.pid
+    done = town.live.post(f"/peers/{made['peer_id']}/restart", message="and after it")
+    assert (done["status"], done["peer_id"]) == ("restarted", made["peer_id"])
+    assert gone(pid)
+    town.follow(town.ben, made["pane_id"])
+    assert town.ben.session == session
+    assert town.peer("benny")["peer_id"] == made["peer_id"]
+    after = town.live.get(f"/messages?peer={made['peer_id']}")["messages"][0]
+    assert after["text"] == "and after it"
+    town.until_seen(town.ben, before, after["id"])
+
+
+def test_a_claude_restarted_in_the_middle_of_an_ask_answers_it_when_it_is_back(new_hired: Callable[..., Hired]) -> None:
+    town = new_hired()
+    made = town.hire(town.ben, name="benny", message="hello")
+    first = town.live.get(f"/messages?peer={made['peer_id']}")["messages"][0]["id"]
+    town.until_seen(town.ben, first)
+    town.ben.until_idle()
+    hold = town.model.hold()
+    town.model.on(r"^work$", ["Working. ", hold, "Worked."])
+    town.ben.type("work")
+    town.ben.until(lambda: hold.reached, "it works")
+    asked = town.live.post("/ask", to_peer="benny", text="what is twice 21 and one?")["correlation_id"]
+    town.live.post(f"/peers/{made['peer_id']}/restart")
+    hold.release()
+    town.follow(town.ben, made["pane_id"])
+    until(lambda: town.live.get(f"/messages/{asked}")["reply"], 60)
+    assert town.live.get(f"/messages/{asked}")["reply"] == "twice and one is 43"
+    assert town.peer("benny")["peer_id"] == made["peer_id"]
+
+
+def test_a_claude_without_a_turn_has_nothing_to_go_on_with_and_is_left_alone(new_hired: Callable[..., Hired]) -> None:
+    town = new_hired()
+    made = town.hire(town.ben)
+    refused = town.live.post(f"/peers/{made['peer_id']}/restart", expect=409)["detail"]
+    assert (refused["error"], refused["runtime_session_id"]) == ("resume_unavailable", town.ben.session)
+    assert "no transcript yet" in refused["hint"]
+    assert not gone(town.ben.pid)
+
+
+def test_a_session_that_its_user_went_on_with_elsewhere_is_not_resumed_beside_him(
+    new_hired: Callable[..., Hired],
+) -> None:
+    town = new_hired()
+    made = town.hire(town.ben, name="benny")
+    seen = town.tell("benny", "one turn at least")
+    town.until_seen(town.ben, seen)
+    town.ben.until_idle()
+    binding = town.live.post("/notify", to_peer="benny", text="bye")["repowire_session_id"]
+    town.ben.until_idle()
+    session = town.ben.session
+    town.ben.kill()
+    until(lambda: town.peer("benny")["status"] == "offline")
+    # of a user whose hooks do not speak to this daemon
+    town.user.change_settings(hooks={})
+    town.ben.start("--resume", session, bypass=False)
+    refused = town.live.post(f"/sessions/{binding}/controls/resume", expect=409, dry_run=False)["detail"]
+    assert (refused["error"], refused["holders"]) == ("resume_unavailable", [town.ben.pid])
+    town.ben.kill()
+    done = town.live.post(f"/sessions/{binding}/controls/resume", dry_run=False)
+    town.follow(town.ben, done["pane_id"])
+    assert (done["executor_peer_id"], town.ben.session) == (made["peer_id"], session)

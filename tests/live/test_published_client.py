@@ -19,14 +19,16 @@ SECONDS = 60.0
 
 # Whose routes are not ours yet: the published client must see a clean 404. A row goes when its route comes.
 NOT_YET = (
-    "restart_peer",
-    "resume_session",
     "upload_attachment",
     "download_attachment",
 )
 
 # What this daemon, without a section [spawn] in its config, does not do: status and slug
-REFUSED = {"spawn": (403, "spawn_disabled")}
+REFUSED = {
+    "spawn": (403, "spawn_disabled"),
+    "restart_peer": (404, "peer_not_found"),  # it was ended just before
+    "resume_session": (404, "session_not_found"),
+}
 
 # wire.md 14, by the shape of each result
 RESULTS: dict[str, Any] = {

@@ -427,6 +427,25 @@ def test_peer_kill_says_when_the_agent_was_left_alone(yard: Yard) -> None:
     assert "left alone" in done.stderr
 
 
+def test_peer_restart_and_session_resume(yard: Yard) -> None:
+    ann = Settled(yard, name="ann")
+    done = yard.live.cli("peer", "restart", "ann", "--dry-run")
+    assert (done.returncode, done.stdout) == (0, "steady --resume s-1\n")
+    assert "the agent's to say" in done.stderr
+    done = yard.live.cli("peer", "restart", "ann", "--json")
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "restarted")
+    yard.pids.append(yard.pid(ann.pane))
+    session = session_of(yard, ann.peer_id)
+    os.kill(yard.pid(ann.pane), signal.SIGKILL)
+    until(lambda: yard.peers()["ann"]["status"] == "offline")
+    done = yard.live.cli("session", "resume", session, "--dry-run")
+    assert (done.returncode, done.stdout) == (0, "resume_available\n")
+    done = yard.live.cli("session", "resume", session)
+    assert (done.returncode, done.stdout) == (0, "ann\n")
+    done = yard.live.cli("session", "resume", "rw-session-0")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
 # -- a daemon that dies in between ---------------------------------------------------
 
 
@@ -474,3 +493,173 @@ def rows(yard: Yard) -> list[Any]:
     )  # fmt: skip
     found: list[Any] = json.loads(said.stdout)
     return found
+
+
+# -- restarts ------------------------------------------------------------------------
+
+
+class Settled:
+    """A spawned agent whose session is known, as its hooks would say it."""
+
+    def __init__(self, yard: Yard, session: str = "s-1", **fields: Any) -> None:
+        self.yard = yard
+        made = yard.spawn(**fields)
+        self.pane, self.peer_id, self.name = made["pane_id"], made["peer_id"], made["display_name"]
+        self.pid = yard.pid(self.pane)
+        self.say(session)
+
+    def say(self, session: str) -> None:
+        told = {"pane_id": self.pane, "agent_pid": self.yard.pid(self.pane), "metadata": {"hook_session_id": session}}
+        path = str(self.yard.work / "app")
+        backend = self.yard.peers()[self.name]["backend"]
+        back = self.yard.live.post("/peers", name="x", peer_id=self.peer_id, path=path, backend=backend, **told)
+        assert back["peer_id"] == self.peer_id
+
+    def restart(self, *, expect: int = 200, **body: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self.yard.live.post(f"/peers/{self.peer_id}/restart", expect=expect, **body)
+        route = ("POST", "/peers/{name}/restart")
+        assert faults(schema_of(route, expect, "application/json") or {}, found) == []
+        return found["detail"] if expect >= 400 else found
+
+
+def test_a_restarted_agent_goes_on_with_its_session_in_its_pane_as_the_same_peer(yard: Yard) -> None:
+    ann = Settled(yard, profile="fast", circle="night", name="ann")
+    asked = yard.live.post("/ask", to_peer="ann", text="still there?", circle="night", if_offline="queue")
+    told = ann.restart(message="go on")
+    assert (told["status"], told["restarted"], told["peer_id"]) == ("restarted", True, ann.peer_id)
+    assert told["command"] == "steady --model 'a b' --resume s-1"
+    assert gone(ann.pid)
+    assert yard.new_panes() == {ann.pane}
+    yard.shows(ann.pane, "--resume s-1")
+    peer = yard.peers()["ann"]
+    assert (peer["peer_id"], peer["circle"], peer["status"]) == (ann.peer_id, "night", "online")
+    open_asks = yard.live.get(f"/asks/pending?peer_id={ann.peer_id}")["asks"]
+    assert [one["correlation_id"] for one in open_asks] == [asked["correlation_id"]]
+    assert rows(yard) == [[ann.pane, "running", 0]]
+    yard.pids.append(yard.pid(ann.pane))
+    assert yard.kill(ann.peer_id)["tmux_killed"] is True
+
+
+def test_a_dry_run_of_a_restart_touches_nothing(yard: Yard) -> None:
+    ann = Settled(yard)
+    told = ann.restart(dry_run=True)
+    assert (told["status"], told["restarted"], told["command"]) == ("restart_available", False, "steady --resume s-1")
+    assert yard.pid(ann.pane) == ann.pid
+    assert not gone(ann.pid)
+
+
+def test_an_agent_that_does_not_want_to_end_is_ended_and_started_again(yard: Yard) -> None:
+    ann = Settled(yard, backend="codex")
+    ann.restart()
+    assert gone(ann.pid)
+    yard.pids.append(yard.pid(ann.pane))
+    until(lambda: yard.peers()[ann.name]["status"] == "online")
+
+
+def test_a_restart_that_fails_is_told_and_keeps_the_peer_with_its_mail(yard: Yard) -> None:
+    ann = Settled(yard)
+    sent = yard.live.post("/notify", to_peer=ann.peer_id, text="wait for me")
+    yard.program("steady", "echo 'no conversation found'; exit 1")
+    refused = ann.restart(expect=500)
+    assert refused["error"] == "spawn_failed"
+    assert "no conversation found" in refused["screen"]
+    assert yard.new_panes() == set()
+    until(lambda: yard.peers()[ann.name]["status"] == "offline")
+    assert yard.live.get(f"/deliveries/{sent['delivery_id']}")["state"] in ("queued", "held")
+    assert rows(yard) == []
+    assert ann.restart(expect=409)["error"] == "missing_pane"
+
+
+def test_what_cannot_be_restarted_says_why(yard: Yard) -> None:
+    pane = yard.tmux.window("cat")
+    guest = yard.live.post("/peers", name="guest", path=str(yard.work), pane_id=pane, metadata={"session_id": "s-9"})
+    refused = yard.live.post("/peers/guest/restart", expect=409)["detail"]
+    assert (refused["error"], refused["pane_id"]) == ("pane_unverified", pane)
+    yard.live.post("/peers", name="far", path="/src", machine="elsewhere")
+    assert yard.live.post("/peers/far/restart", expect=409)["detail"]["error"] == "cross_host"
+    made = yard.spawn()
+    refused = yard.live.post(f"/peers/{made['peer_id']}/restart", expect=409)["detail"]
+    assert refused["error"] == "resume_unavailable"
+    assert "hooks have not spoken" in refused["hint"]
+    ann = Settled(yard, session="s-9", name="ann")
+    assert guest["peer_id"] != ann.peer_id
+    (yard.work / "app").rename(yard.work / "moved")
+    assert ann.restart(expect=404)["error"] == "path_not_found"
+    assert not gone(ann.pid)
+
+
+def test_two_restarts_at_once_end_it_once(yard: Yard) -> None:
+    ann = Settled(yard, backend="codex")  # it takes its time to end
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: yard.live.request("POST", f"/peers/{ann.peer_id}/restart", body={}), range(2)))
+    yard.pids.append(yard.pid(ann.pane))
+    assert sorted(one.status for one in both) == [200, 409]
+    lost = next(one for one in both if one.status == 409)
+    assert lost.json["detail"]["error"] == "restart_in_progress"
+
+
+def test_a_daemon_killed_at_any_moment_of_a_restart_leaves_no_ghost(yard: Yard) -> None:
+    for number in range(8):
+        ann = Settled(yard, name=f"ann{number}", session=f"s-{number}")
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            asked = pool.submit(again, yard, ann.peer_id)
+            while time.monotonic() - began < 0.03 * number:
+                continue
+            yard.live.kill()
+            asked.result()
+        yard.start()
+        until(lambda: settled(yard), 20)
+        assert ann.name in yard.peers()
+        for pane in yard.new_panes():
+            peer = yard.live.get(f"/peers/by-pane/{pane.replace('%', '%25')}")
+            assert peer["peer_id"] == ann.peer_id
+            assert yard.kill(peer["peer_id"])["tmux_killed"] is True
+        assert yard.new_panes() == set()
+
+
+def again(yard: Yard, peer_id: str) -> None:
+    with suppress(OSError, HTTPException):
+        yard.live.request("POST", f"/peers/{peer_id}/restart", body={})
+
+
+# -- sessions --------------------------------------------------------------------------
+
+
+def session_of(yard: Yard, peer_id: str) -> str:
+    return str(yard.live.post("/notify", to_peer=peer_id, text="hello")["repowire_session_id"])
+
+
+def test_a_session_that_was_left_is_gone_on_with_as_the_same_peer(yard: Yard) -> None:
+    ann = Settled(yard, name="ann", circle="night")
+    session = session_of(yard, ann.peer_id)
+    resume = f"/sessions/{session}/controls/resume"
+    assert yard.live.post(resume)["status"] == "active_executor"
+    assert yard.live.post(resume, expect=409, dry_run=False)["detail"]["error"] == "active_executor"
+    os.kill(ann.pid, signal.SIGKILL)
+    until(lambda: yard.peers()["ann"]["status"] == "offline")
+    looked = yard.live.post(resume)
+    assert (looked["status"], looked["action"], looked["runtime_session_id"]) == ("resume_available", "inspect", "s-1")
+    assert looked["resume_capability"] == {"supported": True, "arguments": ["--resume", "s-1"]}
+    refused = yard.live.post(f"/sessions/{session}/controls/notify", expect=409, text="up?")["detail"]
+    assert (refused["error"], refused["session_status"]) == ("session_executor_unavailable", "ended")
+    done = yard.live.post(resume, dry_run=False, profile="fast", message="go on")
+    assert (done["action"], done["spawned_display_name"], done["executor_peer_id"]) == ("spawned", "ann", ann.peer_id)
+    yard.shows(done["pane_id"], "--model a b --resume s-1")
+    told = yard.live.post(f"/sessions/{session}/controls/notify", text="up?")
+    assert (told["executor_peer_id"], told["capability"]) == (ann.peer_id, "active_executor")
+    assert yard.peers()["ann"]["circle"] == "night"
+
+
+def test_a_session_that_another_process_lives_in_is_not_resumed_beside_it(yard: Yard) -> None:
+    ann = Settled(yard, name="ann")
+    session = session_of(yard, ann.peer_id)
+    ann.say("s-2")  # it went on to another one, as after /clear
+    other = yard.tmux.window("cat")
+    pid = yard.pid(other)
+    held = {"pane_id": other, "agent_pid": pid, "metadata": {"session_id": "s-1"}}
+    ben = yard.live.post("/peers", name="ben", path=str(yard.work), backend="claude-code", **held)
+    assert ben["peer_id"] != ann.peer_id
+    refused = yard.live.post(f"/sessions/{session}/controls/resume", expect=409, dry_run=False)["detail"]
+    assert (refused["error"], refused["holders"]) == ("resume_unavailable", [pid])
+    assert yard.new_panes() == {ann.pane, other}

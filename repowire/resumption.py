@@ -1,0 +1,86 @@
+"""Resumption: whether a runtime session can be gone on with, and by whom it is held.
+
+A session has one living holder: a second agent on it would write into the same transcript, and each would take the
+other's turns for its own (field.md B 26). So whoever resumes one looks first for a process that has it.
+"""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from repowire import peers, sessions
+from repowire.agents import claude_code_hooks as claude
+from repowire.agents import runs
+from repowire.mesh import Mesh
+from repowire.peers import Peer
+
+
+class Resume(NamedTuple):
+    """How to go on with a session: the arguments, or why that is not to be had."""
+
+    session: str | None
+    arguments: list[str]
+    why_not: str | None = None
+    warning: str | None = None
+
+
+def resume_of(backend: str, session: str | None, transcript: str | None) -> Resume:
+    """By the agent's facts and what lies on the disk. Looks at a file's status."""
+    run = runs.RUNS.get(backend)
+    if run is None or not run.resume:
+        return Resume(session, [], f"{backend} cannot be resumed by a session's id")
+    if session is None:
+        return Resume(None, [], "its runtime session is not known: its hooks have not spoken yet")
+    if transcript is None:
+        return Resume(session, run.resumed(session), warning="whether the session can be found is the agent's to say")
+    try:
+        told = os.stat(transcript).st_size > 0
+    except OSError:
+        told = False
+    if not told:
+        return Resume(session, [], f"the session has no transcript yet, or it is gone ({transcript})")
+    return Resume(session, run.resumed(session))
+
+
+async def holders(mesh: Mesh, backend: str, session: str, transcript: str | None, without: int | None) -> list[int]:
+    """The processes that live in a session, `without` one that is about to end."""
+    found = {
+        peer.agent_pid
+        for peer in peers.listed(mesh.db.conn)
+        if peer.session == session and peer.backend == backend and _lives(mesh, peer) and peer.agent_pid is not None
+    }
+    folder = claude.config_dir(transcript) if backend == "claude-code" else None
+    if folder is not None:
+        told = await asyncio.to_thread(_registered, Path(folder, "sessions"), session)
+        found |= {pid for pid in told if mesh.procs.started(pid) is not None}
+    return sorted(found - {without})
+
+
+def _lives(mesh: Mesh, peer: Peer) -> bool:
+    return (
+        peer.agent_pid is not None
+        and peer.agent_started is not None
+        and mesh.procs.alive(peer.agent_pid, peer.agent_started)
+    )
+
+
+def _registered(folder: Path, session: str) -> list[int]:
+    """The processes whose registry file names the session."""
+    found = []
+    for file in folder.glob("*.json") if folder.is_dir() else ():
+        try:
+            said = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(said, dict) and said.get("sessionId") == session and isinstance(said.get("pid"), int):
+            found.append(said["pid"])
+    return found
+
+
+def place_of(mesh: Mesh, peer: Peer) -> tuple[str | None, str | None]:
+    """The runtime session that a peer lives in or lived in last, and its transcript."""
+    row = sessions.find(mesh.db.conn, peer.peer_id)
+    session = row.session if row is not None and row.session is not None else peer.session
+    return session, row.transcript if row is not None and row.session == session else None
