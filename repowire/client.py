@@ -118,6 +118,14 @@ class RepowireClient(Transport):
         body = {"backend": backend, **given(fields)}
         return self._object("POST", f"/panes/{quote(pane_id)}/link", body)
 
+    def peer_doctor(self, name: str, *, circle: str | None = None) -> "shapes.PeerReport":
+        """What is recorded of a peer and what is so: `contradictions`, with evidence and what mends each."""
+        return self._object("GET", f"/peers/{quote(name)}/doctor", query={"circle": circle})
+
+    def doctor(self) -> "shapes.HostReport":
+        """The host, and each peer that is not offline; `ok` when nothing of it is an error."""
+        return self._object("GET", "/doctor")
+
     def rehook_peer(self, name: str, *, apply: bool | None = None, **fields: Any) -> "shapes.Rehooked":
         """Try the way into a peer's pane; with `apply` open another where it is dead; fields: circle, from_peer."""
         return self._object("POST", f"/peers/{quote(name)}/rehook", given({"apply": apply, **fields}))

@@ -177,6 +177,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[spawn.STARTS] = spawn.Starts()
+    app[doctor.KNOWN] = doctor.Known()
     app[roster.ROSTER] = roster.Roster(mesh)
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()
     app.on_shutdown.append(_let_go)

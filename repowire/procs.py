@@ -111,6 +111,10 @@ class Procs:
         """Its command line, as well as the system tells; empty when it is gone or not ours."""
         return _arguments(pid) if 0 < pid <= MOST else []
 
+    def stopped(self, pid: int) -> bool:
+        """Whether it stands still until somebody lets it go on (Ctrl-Z, SIGSTOP)."""
+        return 0 < pid <= MOST and _stopped(pid)
+
     def all(self) -> dict[int, Running]:
         """Every process that runs now; some 15 µs each, so not for the loop."""
         return {one.pid: one for one in _all()}
@@ -181,6 +185,13 @@ if sys.platform == "linux":
                 return file.read(65_536).decode("utf-8", "replace").rstrip("\0").split("\0")
         except OSError:
             return []
+
+    def _stopped(pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid:d}/stat", "rb", buffering=0) as file:
+                return file.read(4_096).rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except OSError:
+            return False
 
     def _all() -> Iterator[Running]:
         for entry in os.listdir("/proc"):
@@ -259,6 +270,9 @@ else:
         if len(fields) < 3 or fields[1].startswith("Z"):
             return None
         return int(fields[0]), time.mktime(time.strptime(fields[2].strip(), "%a %b %d %H:%M:%S %Y"))
+
+    def _stopped(pid: int) -> bool:
+        return _told(pid, "state=").startswith("T")
 
     def _all() -> Iterator[Running]:
         command = ["/bin/ps", "-axo", "pid=,ppid=,pgid=,tpgid=,state=,lstart=,comm="]

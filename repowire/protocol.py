@@ -90,6 +90,7 @@ KINDS: dict[str, Kind] = {
     "peer.reaped": Kind("peer_reaped"),
     "peer.forgotten": Kind(),
     "peer.role_claimed": Kind("role_claimed"),
+    "peer.contradicted": Kind("peer_contradiction"),
     "presence.changed": Kind(),
     "session.bound": Kind(),
     "channel.opened": Kind(),

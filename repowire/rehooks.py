@@ -78,16 +78,14 @@ def one(db: Connection, name: str, circle: str | None) -> Peer:
     return found[0]
 
 
-def is_here(peer: Peer) -> bool:
-    """Whether it lives on this host, as far as it says: one that does not and has a pane is taken to be here."""
-    if peer.machine in (None, "", "unknown"):
-        return peer.pane_id is not None
-    return peer.machine == platform.node()
+def elsewhere(peer: Peer) -> bool:
+    """Whether it says that it lives on another host."""
+    return peer.machine not in (None, "", "unknown", platform.node())
 
 
 async def proved(mesh: Mesh, peer: Peer) -> Place:
     """The peer's pane, in which its very process runs. 409 that says what is lacking."""
-    if peer.machine not in (None, "", "unknown") and not is_here(peer):
+    if elsewhere(peer):
         raise conflict(
             "cross_host",
             f"{peer.display_name} is on {peer.machine}; ask the daemon there",

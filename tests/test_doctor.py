@@ -2,12 +2,13 @@
 
 import builtins
 import errno
+import inspect
 import io
 import os
 
-from conftest import TOKEN
+from conftest import TOKEN, until_async
 
-from repowire import __version__
+from repowire import __version__, channels, contradictions, gates, presence, sessions
 
 TOP = ["status", "version", "relay_mode", "channel", "acp_broker", "degraded"]
 CHANNEL = ["status", "configured", "runtime_available", "stop_hook_fallback", "last_error"]
@@ -91,3 +92,84 @@ async def test_health_opens_no_file_and_starts_no_transaction(api, monkeypatch):
         got = await api.request("GET", "/health")
     assert (got.status, opened) == (200, [])
     assert (api.mesh.db.committed, api.mesh.ledger.last) == (committed, lines)
+
+
+# -- reports: what the clock, a file and the table say ----------------------------------
+
+
+async def codes(api, name):
+    return [one["code"] for one in (await api.get(f"/peers/{name}/doctor"))["contradictions"]]
+
+
+async def test_an_ask_that_waits_for_half_an_hour_is_stale(api, clock):
+    await api.connect("ben", path="/src/ben", pane_id="%7", capabilities=["delivery_receipts"])
+    asked = await api.post("/ask", to_peer="ben", text="ready?")
+    clock.advance(1800)
+    assert "STALE_PENDING_ASK" not in await codes(api, "ben")
+    clock.advance(1)
+    got = await api.get("/peers/ben/doctor")
+    found = next(one for one in got["contradictions"] if one["code"] == "STALE_PENDING_ASK")
+    assert (found["severity"], found["evidence"]["correlation_id"]) == ("warning", asked["correlation_id"])
+    assert (got["pending_inbound_count"], got["oldest_pending_cid"]) == (1, asked["correlation_id"])
+    assert got["oldest_pending_age_seconds"] == 1801
+
+
+async def test_who_is_said_to_work_and_says_itself_that_it_rests_missed_a_hook(api, clock, tmp_path):
+    peer_id = (await api.post("/peers", name="ann", path="/src/ann", agent_pid=os.getpid()))["peer_id"]
+    (tmp_path / "1.json").write_text('{"status": "idle"}')
+    with api.mesh.change() as change:
+        sessions.bind(change, peer_id, registry=str(tmp_path / "1.json"))
+    await api.post("/session/update", peer_name="ann", status="busy", turn_state="working")
+    assert "DEAD_BUT_BUSY" not in await codes(api, "ann")
+    clock.advance(6)
+    assert "DEAD_BUT_BUSY" in await codes(api, "ann")
+    (tmp_path / "1.json").write_text('{"status": "busy"}')
+    assert "DEAD_BUT_BUSY" not in await codes(api, "ann")
+
+
+async def test_an_event_tells_of_each_once_and_again_when_it_comes_back(api, clock):
+    await api.post("/peers", name="ann", path="/src/ann", pane_id="%7")
+
+    async def told():
+        events = await api.get("/events")
+        return [event["code"] for event in events if event["type"] == "peer_contradiction"]
+
+    for _ in range(3):
+        assert "ONLINE_BUT_NO_WS" in await codes(api, "ann")
+    assert (await told()).count("ONLINE_BUT_NO_WS") == 1
+    socket = await api.connect("ann", path="/src/ann", pane_id="%7")
+    assert "ONLINE_BUT_NO_WS" not in await codes(api, "ann")
+    await socket.close()
+    peer_id = (await api.get("/peers/ann"))["peer_id"]
+    await until_async(lambda: presence.evidence(api.mesh.db.conn, peer_id)["socket"].fact == "closed")
+    clock.advance(1)
+    await api.post("/session/update", peer_name="ann", status="online")
+    assert "ONLINE_BUT_NO_WS" in await codes(api, "ann")
+    assert (await told()).count("ONLINE_BUT_NO_WS") == 2
+
+
+async def test_of_a_peer_elsewhere_nothing_is_looked_at(api):
+    await api.post("/peers", name="far", path="/src/far", machine="elsewhere", pane_id="%3", agent_pid=os.getpid())
+    got = await api.get("/peers/far/doctor")
+    looked_at = ("tmux_pane_exists", "tmux_evidence", "agent_pid_alive", "hook_meta_peer_id")
+    assert (got["is_local_machine"], [got[name] for name in looked_at]) == (False, [None] * 4)
+    assert got["contradictions"] == []
+
+
+async def test_who_is_not_known_or_not_one_is_refused(api):
+    assert (await api.request("GET", "/peers/nobody/doctor")).status == 404
+    for circle in ("red", "blue"):
+        await api.post("/peers", name="eve", path=f"/src/{circle}", circle=circle)
+    assert (await api.request("GET", "/peers/eve/doctor")).status == 409
+    assert (await api.get("/peers/eve/doctor", circle="red"))["circle"] == "red"
+
+
+def test_each_gate_has_a_word_on_what_opens_it():
+    words = {value for name, value in vars(gates).items() if name.isupper() and isinstance(value, str)}
+    assert words - set(contradictions.OPENERS) == set()
+    assert channels.RECEIVER_POLICY in contradictions.OPENERS
+
+
+def test_the_contract_comes_first_and_every_code_has_its_rule():
+    source = inspect.getsource(contradictions)
+    assert [code for code in contradictions.CODES if source.count(f'"{code}"') < 2] == []

@@ -401,6 +401,10 @@ async def see_the_panes(go: Tour) -> None:
     await go("POST", "/panes/{pane_id}/link", {"backend": "codex"}, pane_id="%9", expect=404)
     await go("POST", "/panes/{pane_id}/link", {"backend": "codex"}, pane_id="main", expect=422)
     await go("POST", "/peers/{name}/rehook", {"apply": True}, name="ben", expect=409)
+    await go("GET", "/peers/{name}/doctor", name="ben")
+    await go("GET", "/peers/{name}/doctor", name="ann", query={"circle": "default"})
+    await go("GET", "/peers/{name}/doctor", name="bne", expect=404)
+    await go("GET", "/doctor")
     await go("POST", "/peers/{name}/rehook", name="bne", expect=404)
 
 

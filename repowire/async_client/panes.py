@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
-from repowire.answers import LinkedPane, OrphanPane, Rehooked, all_made, given
+from repowire.answers import Json, LinkedPane, OrphanPane, Rehooked, all_made, given
 from repowire.async_client.transport import Transport
 
 
@@ -23,3 +23,14 @@ class Panes(Transport):
         """Try the way into a peer's pane; with `apply` open another where it is dead; `more`: circle, from_peer."""
         body = given({"apply": apply, **more})
         return await self._made(Rehooked, "POST", f"/peers/{quote(name, safe='')}/rehook", body)
+
+    async def peer_doctor(self, name: str, *, circle: str | None = None) -> Json:
+        """What is recorded of a peer and what is so: `contradictions`, with evidence and what mends each."""
+        query = {"circle": circle}
+        answer: Json = await self.request("GET", f"/peers/{quote(name, safe='')}/doctor", query=query)
+        return answer
+
+    async def doctor(self) -> Json:
+        """The host, and each peer that is not offline; `ok` when nothing of it is an error."""
+        answer: Json = await self.request("GET", "/doctor")
+        return answer

@@ -35,6 +35,12 @@ def _deliveries() -> "ModuleType":
     return deliveries
 
 
+def _doctor() -> "ModuleType":
+    from repowire.cli import doctor
+
+    return doctor
+
+
 def _links() -> "ModuleType":
     from repowire.cli import links
 
@@ -104,6 +110,7 @@ def _ws_hook() -> "ModuleType":
 NOUNS = {
     "daemon": (_daemon, "start, stop, restart the daemon of this home (alias: serve)"),
     "status": (_status, "how the daemon is and where it listens"),
+    "doctor": (_doctor, "what is wrong on this host, and what mends it"),
     "token": (_token, "show or rotate the token of the TCP side"),
     "peer": (_peers, "list, describe, start, end, register peers"),
     "link": (_links, "the tmux panes that no peer has; make one a peer"),

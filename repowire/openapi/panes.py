@@ -1,22 +1,26 @@
 """Panes: what runs on this host and is no peer yet, and how it becomes one, in the words of the document."""
 
+from repowire.contradictions import CODES
 from repowire.openapi.words import (
     COUNT,
     FLAG,
     IDENTIFIER_TEXT,
+    MOMENT,
+    NUMBER,
     SHOWN,
     Route,
     Schema,
     free,
     line,
     listed,
+    loose,
     maybe,
     record,
     shape,
     takes,
     word,
 )
-from repowire.protocol import BACKENDS
+from repowire.protocol import BACKENDS, ROLES, TURN_STATES
 
 SHAPES: dict[str, Schema] = {
     "OrphanPane": record(
@@ -47,6 +51,57 @@ SHAPES: dict[str, Schema] = {
             "daemon_stopped",
         ),
         repair_hint=maybe(SHOWN),
+    ),
+    "Contradiction": record(
+        code=word(*CODES),
+        severity=word("error", "warning"),
+        detail=SHOWN,
+        repair=SHOWN,
+        evidence=loose(),
+        fix=maybe(word("rehook")),
+    ),
+    "PeerReport": record(
+        peer_id=SHOWN,
+        display_name=SHOWN,
+        status=word("online", "busy", "offline"),
+        turn_state=maybe(word(*TURN_STATES)),
+        last_seen=maybe(MOMENT),
+        machine=maybe(SHOWN),
+        backend=word(*BACKENDS),
+        circle=SHOWN,
+        role=word(*ROLES),
+        pane_id=maybe(SHOWN),
+        is_local_machine=FLAG,
+        ws_connected=FLAG,
+        ws_pane_id=maybe(SHOWN),
+        tmux_pane_exists=maybe(FLAG),
+        tmux_evidence=maybe(shape("PaneEvidence")),
+        hook_meta_available=FLAG,
+        hook_meta_peer_id=maybe(SHOWN),
+        hook_meta_display_name=maybe(SHOWN),
+        agent_pid=maybe(COUNT),
+        agent_pid_alive=maybe(FLAG),
+        pending_inbound_count=COUNT,
+        oldest_pending_age_seconds=maybe(NUMBER),
+        oldest_pending_cid=maybe(SHOWN),
+        contradictions=listed(shape("Contradiction")),
+        way_in=maybe(word("socket", "pane", "channel")),
+        waiting=COUNT,
+        held=listed(record(delivery_id=SHOWN, reason=maybe(SHOWN), since=MOMENT)),
+        says=maybe(SHOWN),
+        hook_version=maybe(SHOWN),
+        daemon_version=SHOWN,
+    ),
+    "PaneEvidence": record(tmux_session=SHOWN, current_path=SHOWN, pane_pid=COUNT),
+    "HostReport": record(
+        ok=FLAG,
+        version=SHOWN,
+        machine=SHOWN,
+        checks=listed(
+            record(check=SHOWN, ok=FLAG, severity=word("error", "warning"), detail=SHOWN, repair=maybe(SHOWN))
+        ),
+        peers_looked_at=COUNT,
+        peers=listed(record(peer_id=SHOWN, display_name=SHOWN, contradictions=listed(shape("Contradiction")))),
     ),
     "Rehooked": record(
         ok=FLAG,
@@ -86,6 +141,17 @@ ROUTES = [
             404: "no such live pane",
             409: "the pane is somebody's, several servers have one of that id, or no such agent runs in it",
         },
+    ),
+    Route(
+        "GET", "/peers/{name}/doctor", "peer_doctor",
+        "What is recorded of a peer and what is so, and where they do not agree; changes nothing.",
+        query={"circle": free("where to look for the name")},
+        answer=shape("PeerReport"),
+        refuses={404: "no such peer; `near` has names that look like it", 409: "several peers have the name"},
+    ),
+    Route(
+        "GET", "/doctor", "doctor", "The host, and each peer that is not offline; changes nothing.",
+        answer=shape("HostReport"),
     ),
     Route(
         "POST", "/peers/{name}/rehook", "rehook_peer",
