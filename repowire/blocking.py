@@ -228,41 +228,42 @@ async def wait(mesh: Mesh, question: Question, request: web.Request) -> Question
     Returns when what it returns is on the disk. 503 when the daemon stops and the question may be asked again.
     """
     heard, gone = questions.topic(question.correlation_id), False
-    reason: str | None = "failed"  # unless it turns out otherwise
+    found, reason = question, "failed"  # unless it turns out otherwise
     try:
         with mesh.bus.listen(heard) as nudge, wire.Line(request, nudge.ring) as line:
             try:
                 await mesh.committed()
-                reason = await _until_over(mesh, question, nudge, line)
+                found, reason = await _until_over(mesh, question, nudge, line)
             finally:
                 gone = line.gone
     finally:
         if gone and reason in ("failed", "client_left"):
-            reason = None if mesh.bus.heard(heard) else "client_left"  # another may wait for the same
-        if reason is not None:
+            reason = "" if mesh.bus.heard(heard) else "client_left"  # another may wait for the same
+        if reason:
             with mesh.change() as change:
                 questions.close(change, question, reason)
-    await mesh.on_disk()
-    await mesh.db.on_disk()  # the answer was committed by another task
-    found = questions.load(mesh.db.conn, question.correlation_id)
+    if reason:
+        await mesh.on_disk()
+        found = questions.load(mesh.db.conn, question.correlation_id)
     if found.closed_at is None:
         raise unavailable("shutting_down", "ask again with the same correlation_id: the question stays open")
+    await mesh.seen_on_disk()
     return found
 
 
-async def _until_over(mesh: Mesh, question: Question, nudge: Nudge, line: wire.Line) -> str | None:
-    """Wait until there is a reason to close it; None when it is closed, or stays open without this waiter."""
-    while questions.load(mesh.db.conn, question.correlation_id).closed_at is None:
+async def _until_over(mesh: Mesh, question: Question, nudge: Nudge, line: wire.Line) -> tuple[Question, str]:
+    """Wait until it is closed, or there is a reason to close it; neither, where it stays open without this waiter."""
+    while (found := questions.load(mesh.db.conn, question.correlation_id)).closed_at is None:
         if line.gone:
-            return "client_left"
+            return found, "client_left"
         if mesh.bus.closed:
-            return "shutting_down" if question.is_permission else None
+            return found, "shutting_down" if question.is_permission else ""
         if (late := questions.lapsed(question, mesh)) is not None:
-            return late
+            return found, late
         passed = mesh.clock.monotonic() - question.opened_at
         if not await nudge.wait(max(0.0, question.wait_seconds - passed)):
-            return "timed_out"
-    return None
+            return found, "timed_out"
+    return found, ""
 
 
 # -- wire ----------------------------------------------------------------------

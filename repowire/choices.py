@@ -107,15 +107,13 @@ def of_text(stored: str | None) -> Question | None:
 # -- rules -------------------------------------------------------------------
 
 
-def check(question: Question, answer: Answer) -> None:
+def check(kind: str, options: tuple[Option, ...], answer: Answer) -> None:
     """422 unless the answer fits: only a choice that is answered has to name one of the options."""
-    if question.kind != "choice" or answer.outcome != "answered":
+    if kind != "choice" or answer.outcome != "answered":
         return
-    known = ", ".join(option.id for option in question.options)
-    if answer.option_id is None:
-        raise invalid("option_id", f"is required: this question is answered with one of {known}")
-    if question.option(answer.option_id) is None:
-        raise invalid("option_id", f"must be one of {known}")
+    if not any(option.id == answer.option_id for option in options):
+        known = ", ".join(option.id for option in options)
+        raise invalid("option_id", f"must be one of {known}: this question is answered by choosing")
 
 
 def said(question: Question, answer: Answer) -> str | None:
@@ -168,7 +166,7 @@ def _question(body: wire.Body) -> Question:
     if kind == "choice" and not question.options:
         raise invalid("options", "must name at least one, for a question of the kind choice")
     if question.default_answer is not None:
-        check(question, question.default_answer)
+        check(kind, question.options, question.default_answer)
         if question.is_permission and question.default_answer.outcome in ("answered", "acknowledged"):
             raise invalid("default_answer", "of a tool permission can only be a denial: silence never allows")
     return question

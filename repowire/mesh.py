@@ -214,6 +214,17 @@ class Mesh:
             await self.committed()
             await self.db.on_disk(turn.number)
 
+    async def seen_on_disk(self) -> None:
+        """Wait until all that could be read just now survives a power cut; 503 when it was lost.
+
+        A row that another task wrote in the open turn can be read already, and may still be undone.
+        """
+        if self._turn is not None:
+            _MINE.set(self._turn)
+            await self.on_disk()
+        else:
+            await self.db.on_disk()
+
     # -- events ----------------------------------------------------------------
 
     def announce(self, kind: str, **facts: Any) -> None:

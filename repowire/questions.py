@@ -45,8 +45,7 @@ CREATE TABLE questions (
     answered_by TEXT, surface TEXT                             -- who answered, and from where
 );
 CREATE INDEX questions_open ON questions (seq) WHERE closed_at IS NULL;
-CREATE INDEX questions_by_session ON questions (session) WHERE closed_at IS NULL;
-CREATE INDEX questions_closed ON questions (closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX questions_by_session ON questions (session) WHERE session IS NOT NULL AND closed_at IS NULL;
 """
 ]
 
@@ -103,13 +102,20 @@ class Question(NamedTuple):
             return "allow"
         return "none" if self.dialog and self.outcome in ("timed_out", "cancelled") else "deny"
 
+    @property
+    def kind(self) -> str:
+        return "text" if self.options == "[]" else "choice"
+
+    def offered(self) -> tuple[Option, ...]:
+        """The options."""
+        return tuple(Option(**option) for option in json.loads(self.options))
+
     def asked(self) -> choices.Question:
         """In the words of structured questions, which say what may be answered."""
-        options = tuple(Option(**option) for option in json.loads(self.options))
         return choices.Question(
-            kind="choice" if options else "text",
+            kind=self.kind,
             prompt=self.prompt,
-            options=options,
+            options=self.offered(),
             blocking=True,
             timeout_seconds=self.wait_seconds,
             scope=self.scope,
@@ -214,28 +220,41 @@ def answer(change: Change, mesh: Mesh, question: Question, said: Answer, who: An
         )
     if question.is_permission and said.outcome == "answered" and said.option_id is None:
         raise invalid("option_id", "is required: a tool permission is allowed by the option allow, or denied")
-    choices.check(question.asked(), said)
+    choices.check(question.kind, question.offered(), said)
     late = lapsed(question, mesh)
     if late is None and question.is_permission and not mesh.bus.heard(topic(question.correlation_id)):
         late = "client_left"  # nobody would hear it, so it must not stand as a permission
     if late is not None:
         close(change, question, late)
         return None
-    row = change.db.execute(
-        _CLOSE,
-        (change.now, said.outcome, said.option_id, said.text, said.message, "answered", who.name, who.surface,
-         question.correlation_id),
-    ).fetchone()  # fmt: skip
-    if row is None:  # in this very turn another was first
+    ended = question._replace(
+        closed_at=change.now,
+        outcome=said.outcome,
+        option_id=said.option_id,
+        text=said.text,
+        message=said.message,
+        reason="answered",
+        answered_by=who.name,
+        surface=who.surface,
+    )
+    if not _close(change, ended):  # in this very turn another was first
         raise already(load(change.db, question.correlation_id))
-    change.record("question.answered", **how_it_ended(Question(*row)))
-    change.ring(topic(question.correlation_id))
-    return Question(*row)
+    change.record("question.answered", **how_it_ended(ended))
+    return ended
 
 
+def _close(change: Change, ended: Question) -> bool:
+    """The one guarded UPDATE: False when the question was closed before. Who waits for it is woken."""
+    done = change.db.execute(_CLOSE, (*ended[_CLOSED_AT:], ended.correlation_id)).rowcount == 1
+    if done:
+        change.ring(topic(ended.correlation_id))
+    return done
+
+
+_CLOSED_AT = Question._fields.index("closed_at")
 _CLOSE = (
-    "UPDATE questions SET closed_at = ?, outcome = ?, option_id = ?, text = ?, message = ?, reason = ?,"
-    " answered_by = ?, surface = ? WHERE correlation_id = ? AND closed_at IS NULL RETURNING *"
+    f"UPDATE questions SET {', '.join(f'{name} = ?' for name in Question._fields[_CLOSED_AT:])}"
+    " WHERE correlation_id = ? AND closed_at IS NULL"
 )
 
 
@@ -268,14 +287,10 @@ def close(change: Change, question: Question, reason: str) -> bool:
         outcome = "denied"
     else:
         outcome = "timed_out" if reason in ("timed_out", "restarted", "clock_jumped") else "cancelled"
-    words = WORDS.get(reason, reason)
-    row = change.db.execute(
-        _CLOSE, (change.now, outcome, None, None, words, reason, None, None, question.correlation_id)
-    ).fetchone()
-    if row is None:
+    ended = question._replace(closed_at=change.now, outcome=outcome, message=WORDS.get(reason, reason), reason=reason)
+    if not _close(change, ended):
         return False
-    change.record("question.closed", **how_it_ended(Question(*row)))
-    change.ring(topic(question.correlation_id))
+    change.record("question.closed", **how_it_ended(ended))
     return True
 
 
@@ -303,7 +318,8 @@ def tick(mesh: Mesh) -> float:
         with mesh.change() as change:
             for question, why in late:
                 close(change, question, why)
-    if db.execute("SELECT 1 FROM questions WHERE closed_at <= ? LIMIT 1", (now - KEPT_SECONDS,)).fetchone():
+    oldest = db.execute("SELECT created_at FROM questions ORDER BY seq LIMIT 1").fetchone()
+    if oldest is not None and oldest[0] <= now - KEPT_SECONDS:
         with mesh.change() as change:
             change.db.execute("DELETE FROM questions WHERE closed_at <= ?", (now - KEPT_SECONDS,))
     return 60.0
@@ -319,7 +335,7 @@ def as_json(question: Question) -> Json:
         "from_peer": question.from_peer,
         "from_peer_id": question.from_peer_id,
         "prompt": question.prompt,
-        "kind": "choice" if json.loads(question.options) else "text",
+        "kind": question.kind,
         "options": json.loads(question.options),
         "scope": question.scope,
         "origin": question.origin,
@@ -346,7 +362,7 @@ def answer_from(request: web.Request, question: Question, said: Answer, who: Ans
     mesh = request.app[MESH]
     only_human(callers.calling(mesh, request), question)
     with mesh.change() as change:
-        answered = answer(change, mesh, load(change.db, question.correlation_id), said, who)
+        answered = answer(change, mesh, question, said, who)  # read in this very turn, and guarded by the UPDATE
     if answered is None:
         raise already(load(mesh.db.conn, question.correlation_id))
     return wire.reply({"ok": True})

@@ -71,7 +71,7 @@ def answer(
     question = asked.structured
     if question is None:
         raise invalid("correlation_id", f"{correlation_id} has no structured question: ack it instead")
-    choices.check(question, said)
+    choices.check(question.kind, question.options, said)
     return _say(change, mesh, asked, said, attachments, by)
 
 
