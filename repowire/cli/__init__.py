@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+def _approvals() -> "ModuleType":
+    from repowire.cli import approvals
+
+    return approvals
+
+
 def _ask_many() -> "ModuleType":
     from repowire.cli import ask_many
 
@@ -123,6 +129,7 @@ NOUNS = {
     "ask-many": (_ask_many, "ask several peers at once"),
     "answers": (_ask_many, "what became of an ask-many"),
     "query": (_messages, "ask an idle peer and print its reply, in one request"),
+    "approvals": (_approvals, "tool calls that wait for your yes or no: list, show, answer, watch"),
     "notify": (_messages, "tell a peer something that wants no answer"),
     "broadcast": (_messages, "tell everybody who is connected"),
     "inbox": (_messages, "read the mail that waits for you, or for another peer"),
@@ -138,7 +145,7 @@ NOUNS = {
 HIDDEN = {"ws-hook": _ws_hook}  # programs that the daemon starts; no word about them in the help
 ALIASES = {"serve": "daemon"}
 PEER_ALIASES = {"ask": "query", "asks": "asks", "ack": "ack", "deliveries": "inbox"}  # `peer ask` … as published
-LASTING = ("daemon", "listen", "tail", "ws-hook")
+LASTING = ("approvals", "daemon", "listen", "tail", "ws-hook")
 
 FIRST_STEPS = """first steps:
   repowire daemon --detach                                start the daemon of this home

@@ -44,6 +44,9 @@ schema = schemathesis.openapi.from_dict(openapi.document()).exclude(path=list(LE
 KNOWN: dict[str, Any] = {"name": "ann", "to_peer": "ann", "peer_name": "ann", "pane_id": "%1"}
 
 
+WAITS = ("timeout", "timeout_seconds", "runtime_timeout_seconds")
+
+
 def with_known(fields: Any) -> Any:
     """Every second text that could be an id is one; and nobody answers here, so nothing is gained by waiting."""
     if not isinstance(fields, dict):
@@ -51,8 +54,10 @@ def with_known(fields: Any) -> Any:
     for field, value in fields.items():
         if field in KNOWN and isinstance(value, str) and len(value) % 2:
             fields[field] = KNOWN[field]
-        if field in ("timeout", "timeout_seconds") and isinstance(value, int | float) and not isinstance(value, bool):
+        if field in WAITS and isinstance(value, int | float) and not isinstance(value, bool):
             fields[field] = min(value, 0.01) or 0.01
+    if "prompt" in fields and fields.get("timeout_seconds") is None:
+        fields["timeout_seconds"] = 0.01
     return fields
 
 
@@ -77,7 +82,7 @@ def daemon() -> Iterator[Live]:
     folder = Path(tempfile.mkdtemp(prefix="rw"))
     live = Live(folder)
     try:
-        live.start()
+        live.start(REPOWIRE_DAEMON__QUESTION_WAIT_CAP_SECONDS="1")
         live.post("/peers", name="ann", path="/src/ann", pane_id="%1")
         ask = live.post("/ask", to_peer="ann", text="up?", if_offline="queue")
         many = live.post("/ask-many", to_peers=["ann", "nobody"], text="up?", if_offline="queue")
