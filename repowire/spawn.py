@@ -6,6 +6,7 @@ anywhere in between leaves a launcher that ends by itself, or an agent that is a
 for a moment: what ends at once has failed, is told with what its pane showed, and leaves nothing behind.
 """
 
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -235,10 +236,12 @@ async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned) -> Refusa
     """What is to be said of a program that ended at once. A peer that was made for it is off the list."""
     screen, status = "", None
     with suppress(tmux.Gone, tmux.Hangs):  # its user closed it, or tmux does not answer
-        for _ in range(LOOKS):  # tmux hears of the end a moment later than we do
+        for _ in range(LOOKS):
             screen, status = await tmux.shown(owned.server, owned.pane_id)
             if status is not None:
                 break
+            # tmux 3.3a at times overhears that a child has ended, and looks when it is told so once more
+            mesh.procs.signal(owned.server.pid, owned.server.started, signal.SIGCHLD)
             await mesh.clock.sleep(LOOK_SECONDS)
     lines = [line.rstrip() for line in clean(screen).splitlines() if line.strip()]
     with mesh.change() as change:
