@@ -47,6 +47,10 @@ class Processes(Protocol):
         """The process itself, its parent, and so on, each with its start time."""
         ...
 
+    def variable(self, pid: int, name: str) -> str | None:
+        """A variable of its environment."""
+        ...
+
 
 class Auth:
     """The token, and the addresses under which we may be spoken to."""
@@ -59,6 +63,7 @@ class Auth:
         self._hosts: set[str] = set()
         self._callers: WeakKeyDictionary[BaseTransport, Caller] = WeakKeyDictionary()
         self._lines: WeakKeyDictionary[BaseTransport, list[tuple[int, float]]] = WeakKeyDictionary()
+        self._variables: WeakKeyDictionary[BaseTransport, dict[str, str | None]] = WeakKeyDictionary()
         self.allowed_origins: frozenset[str] = frozenset()
 
     def bind(self, host: str, port: int) -> None:
@@ -105,6 +110,16 @@ class Auth:
         if line is None:
             line = self._lines[transport] = self._procs.ancestors(pid)
         return line
+
+    def variable(self, request: web.Request, name: str) -> str | None:
+        """A variable of the calling process's environment; None over TCP. Read once a connection."""
+        transport, pid = request.transport, self.caller(request).pid
+        if transport is None or pid is None:
+            return None
+        known = self._variables.setdefault(transport, {})
+        if name not in known:
+            known[name] = self._procs.variable(pid, name)
+        return known[name]
 
     def admit(self, request: web.Request) -> bool:
         """Raise Refusal, or say whether it has proved itself: False leaves that to the first frame of `/ws`."""

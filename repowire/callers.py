@@ -1,21 +1,27 @@
 """Callers: on whose behalf a request speaks (wire.md 16, rows 27 and 29).
 
-A caller on the Unix socket whose process descends from a registered agent is that agent; everybody else who was let in
-is the human. A guard against mistakes and confused agents, not a sandbox between programs of one user.
+A caller on the Unix socket whose process descends from a registered agent is that agent, and so is one that an agent
+left running, whose environment still names the agent's session. Everybody else who was let in is the human. A guard
+against mistakes and confused agents, not a sandbox between programs of one user.
 """
 
 from aiohttp import web
 
 from repowire import names, peers
+from repowire.agents import SESSION_VARIABLES
 from repowire.errors import forbidden
 from repowire.mesh import Mesh
 from repowire.peers import Peer
 
 
 def calling(mesh: Mesh, request: web.Request) -> Peer | None:
-    """The agent on whose behalf a Unix socket caller speaks: it descends from that agent's process. None: the human."""
+    """The agent on whose behalf a Unix socket caller speaks: it was started by that agent. None: the human."""
     for pid, started in mesh.auth.lineage(request):
         if (peer := peers.by_process(mesh.db.conn, pid, started)) is not None:
+            return peer
+    for backend, name in SESSION_VARIABLES.items():
+        session = mesh.auth.variable(request, name)
+        if session and (peer := peers.by_session(mesh.db.conn, session, backend)) is not None:
             return peer
     return None
 

@@ -240,6 +240,7 @@ def _same_name(change: Change, peer: Peer, claim: Claim, circle: str, connected:
         and peer.pane_id is None
         and claim.pane_id is None
         and not _held(change, peer, connected)
+        and not _lived_by_another(change, peer, claim)
     )
 
 

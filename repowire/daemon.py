@@ -58,6 +58,7 @@ from repowire import (
     sockets,
     spawn,
     succession,
+    tool_gates,
     traces,
     wire,
 )
@@ -119,6 +120,7 @@ CONCERNS: list[ModuleType] = [
     roster,
     sockets,
     spawn,
+    tool_gates,
     traces,
 ]
 TICKS: list[ModuleType] = [lives, leases, replies, questions, succession, dead_letters, ask_many]

@@ -6,6 +6,7 @@ shows the id: in a prompt, or in the transcript of the turn that went on.
 """
 
 import asyncio
+import json
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from repowire import (
     lives,
     peers,
     presence,
+    questions,
     receipts,
     reminders,
     sessions,
@@ -45,6 +47,7 @@ LOOK_TURNS = 6  # beginnings and ends of turns after which what was not shown is
 HOOK_SECONDS = 3.0  # its script is gone after 2 s, whatever happens
 ROSTER_MOST = 10  # names told to a new session
 RECEIPT = "X-Repowire-Receipt"
+TURNS = ("UserPromptSubmit", "Stop", "StopFailure")  # the beginnings and ends of turns
 
 
 class Heard(NamedTuple):
@@ -71,7 +74,7 @@ NOTHING = Answer()
 def on_session_start(change: Change, heard: Heard) -> Answer:
     """A session begins, or goes on under another id: the peer is who it was."""
     _dialog(change, heard.peer, "closed")
-    _turn(change, heard, presence.ONLINE, "idle")
+    turn(change, heard, presence.ONLINE, "idle")
     return Answer(claude.context("SessionStart", _introduction(change, heard.peer)))
 
 
@@ -95,7 +98,7 @@ def _introduction(change: Change, peer: Peer) -> str:
 def on_user_prompt(change: Change, heard: Heard) -> Answer:
     """A turn begins, and what its prompt shows was seen."""
     _dialog(change, heard.peer, "closed")
-    _turn(change, heard, presence.BUSY, "working")
+    turn(change, heard, presence.BUSY, "working")
     chats.seen(change, heard.peer.peer_id, shown(heard.said.prompt or ""), "prompt")
     _chat(change, heard, "user", heard.said.prompt)
     return NOTHING
@@ -107,16 +110,16 @@ def on_stop(change: Change, heard: Heard) -> Answer:
     _chat(change, heard, "assistant", heard.said.last_text)
     answer = NOTHING if heard.said.stop_hook_active else _mail(change, heard.peer)
     if answer is NOTHING:
-        _turn(change, heard, presence.ONLINE, "idle")
+        turn(change, heard, presence.ONLINE, "idle")
     else:
-        _turn(change, heard, presence.BUSY, "working")  # the model goes on with it
+        turn(change, heard, presence.BUSY, "working")  # the model goes on with it
     return answer
 
 
 def on_stop_failure(change: Change, heard: Heard) -> Answer:
     """The turn ended with an error of the model's service: idle, and nothing is said into it."""
     _dialog(change, heard.peer, "closed")
-    _turn(change, heard, presence.ONLINE, "idle")
+    turn(change, heard, presence.ONLINE, "idle")
     return NOTHING
 
 
@@ -124,16 +127,16 @@ def on_notification(change: Change, heard: Heard) -> Answer:
     """It waits for its user: for a decision, or just for the next prompt."""
     if heard.said.notification == "permission_prompt":
         _dialog(change, heard.peer, "open")
-        _turn(change, heard, presence.BUSY, "awaiting_input")
+        turn(change, heard, presence.BUSY, "awaiting_input")
     elif heard.said.notification == "idle_prompt":
-        _turn(change, heard, presence.ONLINE, "awaiting_input")
+        turn(change, heard, presence.ONLINE, "awaiting_input")
     return NOTHING
 
 
 def on_permission_request(change: Change, heard: Heard) -> Answer:
     """A dialog is on the screen: until it is gone nothing is put in front of the agent."""
     _dialog(change, heard.peer, "open")
-    _turn(change, heard, presence.BUSY, "awaiting_input")
+    turn(change, heard, presence.BUSY, "awaiting_input")
     return NOTHING
 
 
@@ -142,7 +145,7 @@ def on_post_tool_use(change: Change, heard: Heard) -> Answer:
     known = presence.evidence(change.db, heard.peer.peer_id).get(presence.DIALOG)
     if heard.peer.turn_state != "working" or (known is not None and known.fact == "open"):
         _dialog(change, heard.peer, "closed")
-        _turn(change, heard, presence.BUSY, "working")
+        turn(change, heard, presence.BUSY, "working")
     return NOTHING
 
 
@@ -165,7 +168,7 @@ EVENTS: dict[str, Callable[[Change, Heard], Answer]] = {
 }
 
 
-def _turn(change: Change, heard: Heard, word: str, turn_state: str) -> None:
+def turn(change: Change, heard: Heard, word: str, turn_state: str) -> None:
     """What the event says of the peer's status; only what is new leaves an event."""
     peer = heard.peer
     lives.say(change, peer, word, "hook", "hook")
@@ -179,6 +182,22 @@ def _dialog(change: Change, peer: Peer, fact: str) -> None:
     known = presence.evidence(change.db, peer.peer_id).get(presence.DIALOG)
     if known is None or known.fact != fact:
         presence.note(change, peer.peer_id, presence.DIALOG, fact)
+
+
+def _answered_there(change: Change, event: str, heard: Heard) -> None:
+    """What the event proves to be answered in the terminal need not be answered anywhere else.
+
+    A tool that ran had its dialog answered; a turn that began or ended has none, save for those of its sub-agents.
+    """
+    said = heard.said
+    if said.session is None:
+        return
+    for one in questions.of_session(change.db, said.session):
+        shown = json.loads(one.metadata)
+        ran = (shown.get("tool_name"), shown.get("tool_input")) == (said.tool, said.given)
+        over = event == "SessionEnd" or (event in TURNS and not shown.get("agent_id"))
+        if one.dialog and (ran if event == "PostToolUse" else over):
+            questions.close(change, one, "answered_in_terminal")
 
 
 def _chat(change: Change, heard: Heard, role: str, text: str | None) -> None:
@@ -337,7 +356,9 @@ async def post_hook(request: web.Request) -> web.StreamResponse:
         return web.Response()  # the hook gave up: what is leased to it now would be lost
     with mesh.change() as change:
         peer, last = arrivals.arrive(change, mesh, request, facts, said)
-        answer = rule(change, Heard(mesh, peer, said, facts))
+        heard = Heard(mesh, peer, said, facts)
+        answer = rule(change, heard)
+        _answered_there(change, event, heard)
     claims.watch(mesh, peer)
     if last is not None:
         await settle_last_life(mesh, peer.peer_id, last)

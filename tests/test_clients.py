@@ -26,6 +26,7 @@ ABSENT = {
     "post_hook": "hook_stdio.py speaks for an agent's hooks",
     "post_hook_receipt": "hook_stdio.py says it",
     "post_launch": "launcher.py asks it",
+    "post_gate": "gate_stdio.py asks for an agent's hook",
     "stream_hosted_panes": "ws_hook.py alone may hear it",
     "pane_died": "the hooks of tmux say it",
     "session_closed": "the hooks of tmux say it",

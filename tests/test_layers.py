@@ -33,6 +33,7 @@ RANKS = (
     "links rehooks contradictions",
     "hooks mcp doctor openapi",
     "restarts",
+    "tool_gates",
     "daemon",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}
@@ -43,6 +44,7 @@ OUTSIDE = {
     "__main__": "cli hook_stdio",
     "hook_stdio": "",
     "launcher": "",
+    "gate_stdio": "hook_stdio",
     "transport": "config errors protocol",
     "shapes": "",
     "client": "shapes transport",
@@ -67,6 +69,7 @@ STANDARD_LIBRARY_ONLY = {
     "agents",
     "hook_stdio",
     "launcher",
+    "gate_stdio",
     "transport",
     "client",
     "mcp_stdio",

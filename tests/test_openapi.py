@@ -210,6 +210,9 @@ async def see_the_host(go: Tour) -> None:
     await go("POST", "/hooks/{backend}/{event}", event, backend="claude-code", event="Stop")
     await go("POST", "/hooks/{backend}/{event}", event, backend="claude-code", event="Sneeze", expect=404)
     await go("POST", "/hooks/receipts/{token}", token="nothing")
+    call = {"tool_name": "Read", "tool_input": {"file_path": "a"}, **event}
+    await go("POST", "/gates/{backend}/{event}", call, backend="claude-code", event="PreToolUse")
+    await go("POST", "/gates/{backend}/{event}", call, backend="claude-code", event="Sneeze", expect=404)
 
 
 async def see_the_asks(go: Tour, ben: Any) -> None:
@@ -451,7 +454,10 @@ async def test_each_handler_reads_the_fields_that_the_document_has_and_no_others
     described = {route: described_fields(row) for route, row in TABLE.items()}
     asked = {route: set(row.query) for route, row in TABLE.items()}
     visited = set(tour.answered)
-    own_words = {("POST", "/hooks/{backend}/{event}")}  # the agent's JSON, whatever it is
+    own_words = {
+        ("POST", "/hooks/{backend}/{event}"),
+        ("POST", "/gates/{backend}/{event}"),
+    }  # the agent's JSON, whatever it is
     told = {route: fields_read[route] for route in visited - own_words}
     assert told == {route: described[route] for route in told}
     assert {route: queries_read[route] for route in visited} == {route: asked[route] for route in visited}

@@ -17,19 +17,24 @@ from hypothesis import strategies as st
 
 from repowire.agents import json_text
 from repowire.agents.claude_code_setup import (
+    GATE,
     HOOKS,
     Program,
     add_hooks,
     add_server,
     drop_hooks,
     drop_server,
+    has_approvals,
     hooks_drift,
+    matcher,
     server_drift,
 )
 from repowire.agents.json_text import NotJson
 
 ROOT = Path(__file__).parent.parent
 HERE = Program(sys.executable, str(ROOT / "repowire"))
+GATED = HERE._replace(gated=("Bash", "Edit", "mcp__git*"))
+PROGRAMS = st.sampled_from([HERE, GATED])
 OLD = Program("/opt/old/bin/python", "/opt/old/repowire", "/a home/of mine")
 FOREIGN = {"hooks": [{"type": "command", "command": "repowire hook stop"}]}
 
@@ -74,7 +79,7 @@ def load(text: str) -> dict[str, Any]:
 
 
 def is_ours(hook: dict[str, Any]) -> bool:
-    return "/repowire/hook_stdio.py" in str(hook.get("command"))
+    return re.search(r"/repowire/(?:hook|gate)_stdio\.py", str(hook.get("command"))) is not None
 
 
 def theirs(value: dict[str, Any]) -> dict[str, Any]:
@@ -92,33 +97,35 @@ def subsequence(part: str, whole: str) -> bool:
     return all(letter in rest for letter in part)
 
 
-@given(laid_out())
-def test_adding_hooks_adds_each_once_and_keeps_every_other_byte(text: str) -> None:
-    after = add_hooks(text, HERE)
+@given(laid_out(), PROGRAMS)
+def test_adding_hooks_adds_each_once_and_keeps_every_other_byte(text: str, program: Program) -> None:
+    after = add_hooks(text, program)
     value = load(after)
-    for event in HOOKS:
-        ours = [hook for group in value["hooks"][event] for hook in group["hooks"] if is_ours(hook)]
-        assert ours == [HERE.hook(event)]
+    for event, entry in program.entries().items():
+        ours = [(hook, group) for group in value["hooks"][event] for hook in group["hooks"] if is_ours(hook)]
+        assert [hook for hook, _ in ours] == [entry.hook]
+        assert ours[0][1].get("matcher") == entry.matcher
+    assert has_approvals(after) is (program is GATED)
     assert {**value, "hooks": None} == {**load(text), "hooks": None}
     assert {event: one for event, one in theirs(value).items() if one} == {
         event: one for event, one in theirs(load(text)).items() if one
     }
     assert subsequence(re.sub(r"\s", "", text), re.sub(r"\s", "", after))
-    assert hooks_drift(after, HERE) == []
-    assert add_hooks(after, HERE) == after
+    assert hooks_drift(after, program) == []
+    assert add_hooks(after, program) == after
 
 
 def holds_something(text: str) -> bool:
     """Whether no list or object that setup writes into is there and empty: what it looked like inside is not kept."""
     value = load(text)
     found = value.get("hooks", {"x": [1]})
-    empty_event = any(event in HOOKS and not listed for event, listed in found.items())
+    empty_event = any(event in (*HOOKS, GATE) and not listed for event, listed in found.items())
     return bool(value and found and value.get("mcpServers", {"x": 1}) and not empty_event)
 
 
-@given(laid_out().filter(holds_something))
-def test_dropping_what_was_added_gives_every_byte_back(text: str) -> None:
-    assert drop_hooks(add_hooks(text, HERE)) == text
+@given(laid_out().filter(holds_something), PROGRAMS)
+def test_dropping_what_was_added_gives_every_byte_back(text: str, program: Program) -> None:
+    assert drop_hooks(add_hooks(text, program)) == text
     assert drop_server(add_server(text, HERE)) == text
 
 
@@ -164,6 +171,15 @@ def test_whatever_is_no_json_object_is_refused_and_nothing_else(text: str) -> No
     elif not good:
         with pytest.raises(NotJson):
             add_server(text, HERE)
+
+
+@given(laid_out().filter(holds_something), PROGRAMS, PROGRAMS)
+def test_approvals_go_on_and_off_as_often_as_one_likes(text: str, first: Program, then: Program) -> None:
+    there = add_hooks(text, first)
+    after = add_hooks(there, then)
+    assert hooks_drift(after, then) == []
+    assert load(drop_hooks(after)) == load(drop_hooks(there))
+    assert has_approvals(after) is (then is GATED)
 
 
 # -- shapes -------------------------------------------------------------------
@@ -229,6 +245,31 @@ def test_a_hook_that_somebody_changed_is_told_and_mended() -> None:
     text = add_hooks("", HERE).replace('"timeout": 3', '"timeout": 30')
     assert hooks_drift(text, HERE) == [("hooks.SessionEnd", "changed")]
     assert hooks_drift(add_hooks(text, HERE), HERE) == []
+
+
+@pytest.mark.parametrize(
+    ("tools", "fits", "others"),
+    [
+        (("Bash", "Edit"), ["Bash", "Edit"], ["BashOutput", "MultiEdit", "xBash", "Read", ""]),
+        (("mcp__git*",), ["mcp__git", "mcp__github__push"], ["mcp__gi", "x_mcp__git"]),
+        (("mcp__*__write*",), ["mcp__files__write_all"], ["mcp__files__read"]),
+        (("a.b",), ["a.b"], ["axb"]),
+        (("*",), ["Read", "anything"], []),
+    ],
+)
+def test_a_matcher_is_for_whole_names(tools: tuple[str, ...], fits: list[str], others: list[str]) -> None:
+    pattern = re.compile(matcher(tools))
+    assert all(pattern.search(name) for name in fits)
+    assert not any(pattern.search(name) for name in others)
+
+
+def test_a_gate_for_other_tools_than_the_config_says_is_told_and_mended() -> None:
+    text = add_hooks("", GATED)
+    wider = GATED._replace(gated=("Bash", "Write"))
+    assert hooks_drift(text, wider) == [("hooks.PreToolUse", "other tools than the config says")]
+    mended = add_hooks(text, wider)
+    assert hooks_drift(mended, wider) == []
+    assert len(load(mended)["hooks"]["PreToolUse"]) == 1
 
 
 def test_paths_with_spaces_and_quotes_arrive_whole(tmp_path: Path) -> None:
@@ -416,6 +457,40 @@ def test_a_folder_that_may_not_be_written_is_said(home: Home) -> None:
             place.chmod(0o700)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert why in done.stderr
+
+
+def test_approvals_are_put_before_the_tools_of_the_config_and_taken_away_again(home: Home, tmp_path: Path) -> None:
+    before, rw = home.files(), tmp_path / "rw"
+    rw.mkdir(mode=0o700)
+    (rw / "config.toml").write_text(
+        '[approvals]\ngated_tools = ["Bash", "mcp__git*"]\n[approvals.peers.ann]\ngated_tools = ["WebFetch", "Bash"]\n'
+    )
+    where = {"REPOWIRE_HOME": str(rw)}
+    done = home.run("setup", "claude-code", "--approvals", "on", "--yes", **where)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Bash, mcp__git*, WebFetch" in done.stdout
+    assert "repowire approvals watch" in done.stdout
+    (group,) = json.loads(home.settings.read_bytes())["hooks"]["PreToolUse"]
+    assert group["matcher"] == "^(?:Bash|mcp__git.*|WebFetch)$"
+    assert group["hooks"][0]["onFailure"] == "block"
+    assert home.run("setup", "claude-code", "--check", **where).returncode == 0
+    on = home.files()
+    assert home.run("setup", "claude-code", "--yes", **where).returncode == 0
+    assert home.files() == on, "without the flag it stays as it is"
+    (rw / "config.toml").write_text('[approvals]\ngated_tools = ["Bash"]\n')
+    stale = home.run("setup", "claude-code", "--check", **where)
+    assert (stale.returncode, "hooks.PreToolUse: other tools" in stale.stdout) == (1, True)
+    assert home.run("setup", "claude-code", "--approvals", "off", "--yes", **where).returncode == 0
+    assert "PreToolUse" not in json.loads(home.settings.read_bytes())["hooks"]
+    assert home.run("setup", "claude-code", "--check", **where).returncode == 0
+    home.run("setup", "claude-code", "--approvals", "on", "--yes", **where)
+    (rw / "config.toml").write_text("[approvals]\ngated_tools = 5\n")
+    broken = home.run("setup", "claude-code", "--yes", **where)
+    assert (broken.returncode, "approvals.gated_tools" in broken.stderr) == (1, True)
+    assert home.run("uninstall", "--yes", **where).returncode == 0
+    assert {path: json.loads(text.decode("utf-8-sig")) for path, text in home.files().items()} == {
+        path: {k: v for k, v in json.loads(text.decode("utf-8-sig")).items() if v} for path, text in before.items()
+    }
 
 
 def test_check_says_what_drifted(home: Home) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from repowire.agents import claude_code
 from repowire.agents.claude_code import Screen
 
-__all__ = ["ROWS", "Row", "Screen", "backend_of", "row", "runs_scripts", "screen"]
+__all__ = ["ROWS", "SESSION_VARIABLES", "Row", "Screen", "backend_of", "row", "runs_scripts", "screen"]
 
 
 class Row(NamedTuple):
@@ -33,6 +33,8 @@ NOTHING_KNOWN = Row(
     lambda capture, code: False,
     lambda path: None,
 )
+# The variable by which all that an agent starts knows the agent's session
+SESSION_VARIABLES = {"claude-code": "CLAUDE_CODE_SESSION_ID"}
 
 
 def row(backend: str) -> Row:

@@ -30,6 +30,8 @@ class Said(NamedTuple):
     reason: str | None = None
     notification: str | None = None
     tool: str | None = None
+    given: Mapping[str, Any] | None = None  # the arguments of the tool
+    agent: str | None = None  # the sub-agent that it speaks of
     stop_hook_active: bool = False
 
 
@@ -53,6 +55,8 @@ def parse(body: Mapping[str, Any]) -> Said:
         reason=text("reason"),
         notification=text("notification_type"),
         tool=text("tool_name"),
+        given=body["tool_input"] if isinstance(body.get("tool_input"), dict) else None,
+        agent=text("agent_id"),
         stop_hook_active=body.get("stop_hook_active") is True,
     )
 

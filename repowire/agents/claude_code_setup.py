@@ -1,14 +1,15 @@
 """What `repowire setup claude-code` writes into Claude Code's settings, and how it is found again. Text in, text out.
 
-`settings.json` gets one hook for each event of HOOKS, `.claude.json` the MCP server; seen to work with 2.1.330 and
-2.1.197. An entry is ours by the path of the script that it runs, whatever else was changed in it; nothing else is.
+`settings.json` gets one hook for each event of HOOKS, with approvals a gate before the tools besides, `.claude.json`
+the MCP server; seen to work with 2.1.330 and 2.1.197. An entry is ours by the path of the script that it runs, whatever
+else was changed in it; nothing else is.
 """
 
 import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from repowire.agents import json_text
@@ -25,32 +26,70 @@ HOOKS = {
     "PostToolUse": 5,
     "SessionEnd": 3,
 }
+GATE = "PreToolUse"  # runs before a tool, and may refuse it
+DIALOG = "PermissionRequest"  # runs while the dialog is on the screen; what it prints answers the dialog
+GATE_SECONDS = 86_400  # how long a human may take where the policy holds a question open; Claude Code's own is 600
+MARGIN_SECONDS = 10  # the script gives up that much earlier: a hook that Claude Code ends lets the tool run
 SERVER = "repowire"
-OUR_HOOK = re.compile(r"/repowire/hook_stdio\.py['\"]? claude-code ")
+OUR_HOOK = re.compile(r"/repowire/(?:hook|gate)_stdio\.py['\"]? claude-code ")
 OUR_SERVER = re.compile(r"/repowire/mcp_stdio\.py$")
 BOM = "\ufeff"
 
 
+class Entry(NamedTuple):
+    """A hook, and the tools that it runs for: a regular expression, or None for all."""
+
+    hook: dict[str, Any]
+    matcher: str | None = None
+
+
 class Program(NamedTuple):
-    """What the entries run: the interpreter, the package's folder, and the home where it is not the usual one."""
+    """What the entries run: the interpreter, the package's folder, and the home where it is not the usual one.
+
+    `gated` are the names of the tools that ask first, `*` standing for any letters; None without approvals.
+    """
 
     python: str
     folder: str
     home: str | None = None
+    gated: tuple[str, ...] | None = None
 
     def hook(self, event: str) -> dict[str, Any]:
         """The hook of an event."""
-        words = [self.python, "-I", "-S", os.path.join(self.folder, "hook_stdio.py"), "claude-code", event, *self._home]
+        words = self._script("hook_stdio.py", event)
         return {"type": "command", "command": shlex.join(words), "timeout": HOOKS[event]}
+
+    def gate(self, event: str, *flags: str) -> dict[str, Any]:
+        """The hook of an event whose answer is a human's."""
+        words = [*self._script("gate_stdio.py", event), *flags, "--seconds", str(GATE_SECONDS - MARGIN_SECONDS)]
+        return {"type": "command", "command": shlex.join(words), "timeout": GATE_SECONDS}
+
+    def entries(self) -> dict[str, Entry]:
+        """All that belongs into `settings.json`, by event."""
+        found = {event: Entry(self.hook(event)) for event in HOOKS}
+        if self.gated is not None:
+            found[DIALOG] = Entry(self.gate(DIALOG, "--open"))
+            # an older version that does not know onFailure ignores it; the script's exit code 2 holds for both
+            found[GATE] = Entry(self.gate(GATE) | {"onFailure": "block"}, matcher(self.gated))
+        return found
 
     def server(self) -> dict[str, Any]:
         """The MCP server."""
         script = os.path.join(self.folder, "mcp_stdio.py")
         return {"type": "stdio", "command": self.python, "args": ["-I", "-S", script, *self._home], "env": {}}
 
+    def _script(self, name: str, event: str) -> list[str]:
+        return [self.python, "-I", "-S", os.path.join(self.folder, name), "claude-code", event, *self._home]
+
     @property
     def _home(self) -> list[str]:
         return ["--home", self.home] if self.home else []
+
+
+def matcher(tools: Sequence[str]) -> str:
+    """The whole names that these patterns stand for, as Claude Code reads a matcher."""
+    names = (".*".join(re.escape(part) for part in tool.split("*")) for tool in tools)
+    return f"^(?:{'|'.join(names)})$"
 
 
 class Drift(NamedTuple):
@@ -66,16 +105,20 @@ class Drift(NamedTuple):
 def add_hooks(text: str, program: Program) -> str:
     """With every hook of ours once, as it should be. Raises NotJson for what cannot be edited."""
     mark, text = _opened(text)
-    for event in HOOKS:
-        found = list(_our_hooks(text, event))
-        for place in reversed(found[1:]):
+    entries = program.entries()
+    for event in (*HOOKS, GATE):
+        entry, found = entries.get(event), list(_our_hooks(text, event))
+        stays = found[:1] if found and entry and _matches(text, event, found[0], entry) else []
+        for place in reversed(found[len(stays) :]):
             text = _without(text, event, *place)
-        if not found:
-            text = _with_hook(text, event, program.hook(event))
-        elif _hook_at(text, event, *found[0]) != program.hook(event):
-            group, number = found[0]
+        if entry is None:
+            continue
+        if not stays:
+            text = _with_hook(text, event, entry)
+        elif _hook_at(text, event, *stays[0]) != entry.hook:
+            group, number = stays[0]
             hook = _hooks_of(_groups(text, event)[group], text).members[number]
-            text = json_text.replace(text, hook, program.hook(event))
+            text = json_text.replace(text, hook, entry.hook)
     return mark + text
 
 
@@ -95,16 +138,24 @@ def hooks_drift(text: str, program: Program) -> list[Drift]:
     """Which hooks are not as they should be."""
     _, text = _opened(text)
     drifts = []
-    for event in HOOKS:
-        found = [_hook_at(text, event, *place) for place in _our_hooks(text, event)]
-        wanted, entry = program.hook(event), f"hooks.{event}"
+    for event, wanted in program.entries().items():
+        places, entry = list(_our_hooks(text, event)), f"hooks.{event}"
+        found = [_hook_at(text, event, *place) for place in places]
         if not found:
             drifts.append(Drift(entry, "missing"))
         elif len(found) > 1:
             drifts.append(Drift(entry, "changed"))
-        elif found[0] != wanted:
+        elif found[0] != wanted.hook:
             drifts.append(Drift(entry, _difference(shlex.split(str(found[0]["command"])), program)))
+        elif not _matches(text, event, places[0], wanted):
+            drifts.append(Drift(entry, "other tools than the config says"))
     return drifts
+
+
+def has_approvals(text: str) -> bool:
+    """Whether a gate of ours stands before the tools. Raises NotJson for what cannot be read."""
+    _, text = _opened(text)
+    return any(_our_hooks(text, GATE))
 
 
 def _opened(text: str) -> tuple[str, str]:
@@ -153,8 +204,17 @@ def _hook_at(text: str, event: str, group: int, number: int) -> dict[str, Any]:
     return found
 
 
-def _with_hook(text: str, event: str, hook: dict[str, Any]) -> str:
-    group = {"hooks": [hook]}
+def _matches(text: str, event: str, place: tuple[int, int], entry: Entry) -> bool:
+    """Whether the hook's group is for the right tools; a matcher of the user's own on another event is left alone."""
+    if entry.matcher is None:
+        return True
+    group = _groups(text, event)[place[0]]
+    inside = next((one for one in group.members if one.key == "matcher"), None)
+    return inside is not None and json.loads(text[inside.value_at : inside.end]) == entry.matcher
+
+
+def _with_hook(text: str, event: str, entry: Entry) -> str:
+    group = ({} if entry.matcher is None else {"matcher": entry.matcher}) | {"hooks": [entry.hook]}
     if (groups := json_text.find(text, "hooks", event)) is not None:
         return json_text.insert(text, groups, None, group)
     if (hooks := json_text.find(text, "hooks")) is not None:

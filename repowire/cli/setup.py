@@ -59,10 +59,16 @@ def main(argv: list[str]) -> int:
     made = c.parser(
         "setup",
         "Make an agent's sessions peers: writes its hooks and its MCP server into its settings, shows the diff first.",
-        "  repowire setup claude-code --dry-run\n  repowire setup claude-code --check",
+        "  repowire setup claude-code --dry-run\n  repowire setup claude-code --approvals on",
     )
     made.add_argument("agent", choices=AGENTS)
     _common(made)
+    made.add_argument(
+        "--approvals",
+        choices=("on", "off"),
+        help="with on, the tools of approvals.gated_tools wait for you, wherever you answer: see `repowire approvals`;"
+        " without this flag it stays as it is",
+    )
     made.add_argument("--check", action="store_true", help="say what is not as setup would write it; exit 1 if any")
     c.with_json(made)
     return c.run(made, argv[1:], setup)
@@ -74,23 +80,29 @@ def _common(made: argparse.ArgumentParser) -> None:
 
 
 def setup(args: argparse.Namespace) -> int:
-    program = running()
+    program = running(args.approvals)
     if args.check:
         return check(program, as_json=args.json)
     changed = apply(args, lambda part: edit(part, lambda text: part.add(text, program)))
     if args.json:
-        c.put(c.to_json({"agent": args.agent, "changed": changed, "dry_run": args.dry_run}))
+        approvals = program.gated is not None
+        c.put(c.to_json({"agent": args.agent, "approvals": approvals, "changed": changed, "dry_run": args.dry_run}))
     elif not changed:
         c.put(f"{args.agent} is set up already; nothing to do")
     elif not args.dry_run:
         c.put("done; sessions that run already get the hooks at once, and the tools when they start anew")
         c.put('its own question before each tool goes away with: "permissions": {"allow": ["mcp__repowire"]}')
+        if program.gated is not None:
+            c.put(f"these tools wait for you: {', '.join(program.gated)}; answer them with: repowire approvals watch")
     return c.OK
 
 
 def uninstall(args: argparse.Namespace) -> int:
     args.json = False
-    program = running()
+    try:
+        program = running()
+    except config.ConfigError:  # what is taken out does not depend on it
+        program = running("off")
     if not apply(args, lambda part: take_out(part, program)):
         c.put(f"nothing of repowire is in the settings of {args.agent}")
     return c.OK
@@ -141,11 +153,29 @@ def confirm() -> None:
 # -- planning ------------------------------------------------------------------
 
 
-def running() -> claude.Program:
-    """This very program; its home only where it is not the usual one."""
+def running(approvals: str | None = None) -> claude.Program:
+    """This very program; its home only where it is not the usual one. Approvals are `on`, `off`, or as they are now."""
     home = config.home_of()
     usual = home == config.home_of({"HOME": os.environ.get("HOME", "")})
-    return claude.Program(sys.executable, str(Path(claude.__file__).parent.parent), None if usual else str(home))
+    folder = str(Path(claude.__file__).parent.parent)
+    on = approvals == "on" or (approvals is None and has_approvals())
+    return claude.Program(sys.executable, folder, None if usual else str(home), gated() if on else None)
+
+
+def has_approvals() -> bool:
+    """Whether the settings have our gate; what cannot be read is said when it is edited."""
+    path = parts()[0].path
+    try:
+        return claude.has_approvals(text_of(path, read(path)))
+    except NotJson:
+        return False
+
+
+def gated() -> tuple[str, ...]:
+    """Every tool that waits for a person somewhere: by the config itself, of a circle, or of a peer."""
+    policy = config.load().approvals
+    own = [*policy.circles.values(), *policy.peers.values()]
+    return tuple(dict.fromkeys([*policy.gated_tools, *(tool for one in own for tool in one.gated_tools or ())]))
 
 
 def parts() -> list[Part]:

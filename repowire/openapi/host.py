@@ -73,6 +73,11 @@ ROUTES = [
         answer=record(ok=FLAG, handed=listed(SHOWN)),
     ),
     Route(
+        "POST", "/gates/{backend}/{event}", "post_gate", "Whether a tool may run, or a dialog goes.",
+        loose(), answer=loose("the verdict in the words of the agent's hook protocol; nothing where nobody is asked"),
+        refuses={404: "no such gate"},
+    ),
+    Route(
         "GET", "/panes/hosted", "stream_hosted_panes", "The panes that the host's ws-hook shall serve, as they change.",
         media="application/x-ndjson", refuses={403: "an agent"},
     ),

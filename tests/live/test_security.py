@@ -397,3 +397,20 @@ def test_a_home_of_another_user_is_refused(new_live: Callable[..., Live]) -> Non
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "another user" in done.stderr
     assert until(lambda: list(live.home.iterdir()) == [])
+
+
+# -- what an agent started ---------------------------------------------------------
+
+
+def test_what_an_agent_left_running_is_still_that_agents(live: Live) -> None:
+    ann = live.post("/peers", name="ann", metadata={"hook_session_id": "s-1"})["display_name"]
+
+    def whoami(**environ: str) -> str:
+        done = live.cli("peer", "whoami", "--json", **environ)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        return str(said["peer"]["display_name"] if said["kind"] == "agent" else said["kind"])
+
+    assert whoami(CLAUDE_CODE_SESSION_ID="s-1") == ann
+    assert whoami(CLAUDE_CODE_SESSION_ID="s-2") == "human"
+    assert whoami() == "human"
