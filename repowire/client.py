@@ -126,6 +126,18 @@ class RepowireClient(Transport):
         """The host, and each peer that is not offline; `ok` when nothing of it is an error."""
         return self._object("GET", "/doctor")
 
+    def hold_peer(self, name: str, **fields: Any) -> "shapes.HeldPeer":
+        """Keep all mail from a peer; fields: reason, seconds (absent: until it is released), circle."""
+        return self._object("POST", f"/peers/{quote(name)}/hold", given(fields))
+
+    def release_peer(self, name: str, *, circle: str | None = None) -> "shapes.HeldPeer":
+        """Let its mail through again."""
+        return self._object("POST", f"/peers/{quote(name)}/release", given({"circle": circle}))
+
+    def deliver_now(self, delivery_id: str) -> "shapes.Standing":
+        """Have one that waits go in now: past a hold and typing hands, and past no other gate."""
+        return self._object("POST", f"/deliveries/{quote(delivery_id)}/now", {})
+
     def rehook_peer(self, name: str, *, apply: bool | None = None, **fields: Any) -> "shapes.Rehooked":
         """Try the way into a peer's pane; with `apply` open another where it is dead; fields: circle, from_peer."""
         return self._object("POST", f"/peers/{quote(name)}/rehook", given({"apply": apply, **fields}))

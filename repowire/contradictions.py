@@ -13,7 +13,7 @@ from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_setup import Drift
 from repowire.deliveries import Delivery
 from repowire.peers import Peer
-from repowire.protocol import HUMAN
+from repowire.protocol import HELD_BY_USER, HUMAN
 from repowire.sessions import Session
 from repowire.survey import Place
 
@@ -47,7 +47,9 @@ OPENERS = {
     "panes_synchronized": "tmux set-option -w -t {pane} synchronize-panes off",
     "no_bracketed_paste": "wait until the program in pane {pane} is at its prompt",
     "screen_unknown": "bring pane {pane} to its empty prompt; what it shows is none that is known",
+    HELD_BY_USER: "repowire peer release {name}, or for this one: repowire deliver --now {id}",
     "receiver_policy": 'write "crossSessionInbound": "accept" into the settings, and begin a new session',
+    "shell_prompt": "start the program in pane {pane} again: a shell would run the text",
     "tmux_hangs": "tmux does not answer: repowire doctor",
     "tmux_server_changed": "repowire link",
     "pane_gone": "repowire link",

@@ -29,6 +29,7 @@ from repowire import (
     deliveries,
     doctor,
     endings,
+    holds,
     hooks,
     idempotency,
     identity,
@@ -89,6 +90,7 @@ TABLES: list[tuple[str, ModuleType]] = [
     ("asks", asks),
     ("ask_many", ask_many),
     ("links", links),
+    ("holds", holds),
     ("questions", questions),
 ]
 CONCERNS: list[ModuleType] = [
@@ -99,6 +101,7 @@ CONCERNS: list[ModuleType] = [
     claims,
     dead_letters,
     doctor,
+    holds,
     endings,
     hooks,
     identity,
@@ -123,7 +126,7 @@ CONCERNS: list[ModuleType] = [
     tool_gates,
     traces,
 ]
-TICKS: list[ModuleType] = [lives, leases, replies, questions, succession, dead_letters, ask_many]
+TICKS: list[ModuleType] = [lives, leases, replies, questions, succession, dead_letters, ask_many, holds]
 TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
@@ -162,7 +165,14 @@ def open_mesh(
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (presence.close_all, leases.at_start, replies.at_start, links.at_start, questions.at_start):
+    for recover in (
+        presence.close_all,
+        leases.at_start,
+        replies.at_start,
+        links.at_start,
+        holds.at_start,
+        questions.at_start,
+    ):
         recover(mesh)
     return mesh
 

@@ -15,7 +15,7 @@ from repowire import peers
 from repowire.clock import new_id
 from repowire.errors import Refusal, not_found, too_many
 from repowire.mesh import Change
-from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, LEASED, QUEUED, SEEN, UNKNOWN
+from repowire.protocol import ANSWERED, EXPIRED, FAILED, HANDED, HELD, HELD_BY_USER, LEASED, QUEUED, SEEN, UNKNOWN
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -211,8 +211,8 @@ def _drafted(
     told_at: float | None,
 ) -> Delivery:
     """The row that is to be: leased where the door stands open, else queued; 429 when the mailbox is full."""
-    door = change.mesh.doors.of(peer_id)
-    straight = door is not None and door.straight(WINDOW)
+    door, locked = change.mesh.doors.of(peer_id), peer_id in change.mesh.doors.locked
+    straight = door is not None and not locked and door.straight(WINDOW)
     if not straight and depth(change.db, peer_id) >= most:
         raise too_many(
             "queue_full",
@@ -229,8 +229,8 @@ def _drafted(
         trace=trace or delivery_id,
         from_peer_id=from_peer_id,
         frame=text,
-        state=LEASED if straight else QUEUED,
-        reason=None if door else "recipient_offline",
+        state=LEASED if straight else HELD if locked else QUEUED,
+        reason=HELD_BY_USER if locked else None if door else "recipient_offline",
         created_at=change.now,
         expires_at=expires_at,
         leased_by=door.holder if door and straight else None,
@@ -267,6 +267,8 @@ def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:
     """
     if delivery.state == QUEUED and delivery.reason is not None:
         say(change, "queued", delivery, delivery.reason)
+    elif delivery.state == HELD:
+        say(change, "held", delivery, delivery.reason)
     elif delivery.state == LEASED and leased:
         say(change, "leased", delivery, by=delivery.leased_by)
 
@@ -281,7 +283,12 @@ def note(change: Change, word: str, delivery_id: str, trace: str, peer_id: str, 
 
 
 def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Delivery]:
-    """Take the oldest messages of a mailbox for one holder: the one door for every taker, so each goes to one only."""
+    """Take the oldest messages of a mailbox for one holder: the one door for every taker, so each goes to one only.
+
+    None while a person holds the peer's mail.
+    """
+    if peer_id in change.mesh.doors.locked:
+        return []
     rows = change.db.execute(
         "UPDATE deliveries SET state = 'leased', leased_by = ?, leased_at = ?, attempts = attempts + 1, reason = NULL"
         " WHERE state IN ('queued', 'held') AND seq IN (SELECT seq FROM deliveries"
@@ -293,6 +300,18 @@ def lease(change: Change, peer_id: str, holder: str, most: int = 1) -> list[Deli
     for delivery in leased:
         say(change, "leased", delivery, by=by)
     return leased
+
+
+def lease_one(change: Change, delivery_id: str, holder: str) -> Delivery:
+    """Take this one, whatever waits before it, as a person asked; it waits, as the caller has seen in this change."""
+    row = change.db.execute(
+        "UPDATE deliveries SET state = 'leased', leased_by = ?, leased_at = ?, attempts = attempts + 1, reason = NULL"
+        " WHERE delivery_id = ? AND state IN ('queued', 'held') RETURNING *",
+        (holder, change.now, delivery_id),
+    ).fetchone()
+    delivery = Delivery(*row)
+    say(change, "leased", delivery, by=holder, now=True)
+    return delivery
 
 
 def take_again(change: Change, peer_id: str, holder: str) -> list[Delivery]:

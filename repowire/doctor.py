@@ -25,6 +25,7 @@ from repowire import (
     config,
     contradictions,
     deliveries,
+    holds,
     links,
     panes,
     peers,
@@ -318,6 +319,7 @@ def report(around: Look, peer: Peer, found: list[Contradiction], known: Facts) -
             {"delivery_id": one.delivery_id, "reason": one.reason, "since": wire.moment(one.created_at)}
             for one in known.held
         ],
+        "hold": hold.json() if (hold := holds.find(around.mesh.db.conn, peer.peer_id)) is not None else None,
         "says": known.says,
         "hook_version": known.version,
         "daemon_version": __version__,

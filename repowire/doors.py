@@ -105,6 +105,7 @@ class Doors:
 
     def __init__(self) -> None:
         self._open: dict[str, Door] = {}
+        self.locked: set[str] = set()  # the peers whose mail a person holds: see `holds`
         self.due = Due()
         self.receipts: list[tuple[str, str, Door]] = []  # delivery, trace and door, to be noted in one change
         # written, and no receipt yet: delivery to its trace, and when, in unix seconds and in monotonic ones

@@ -3,12 +3,13 @@
 Every gate must be proved open; what cannot be told is closed. The reason is a word that the human reads in the trace.
 """
 
+import asyncio
 import os
 import subprocess
 from typing import Any, NamedTuple
 
 from repowire import agents
-from repowire.agents import Screen
+from repowire.agents import Row, Screen, shell
 from repowire.clock import Clock
 from repowire.procs import Procs
 from repowire.tmux import Gone, Hangs, Look, Pane
@@ -19,6 +20,7 @@ COPY_MODE, INPUT_OFF, HANGS = "copy_mode", "input_off", "tmux_hangs"
 SYNCHRONIZED = "panes_synchronized"  # Enter would go to the neighbours too
 NO_BRACKETS = "no_bracketed_paste"  # where tmux tells: the program would take the newlines for typed ones
 DIALOG_OPEN, DRAFT, TYPING, MID_TURN, SCREEN_UNKNOWN = "dialog_open", "draft", "typing", "mid_turn", "screen_unknown"
+SHELL_PROMPT = "shell_prompt"  # a command interpreter has the keys: it would run the text
 VERDICTS = {"draft": DRAFT, "dialog": DIALOG_OPEN, "busy": MID_TURN, "unknown": SCREEN_UNKNOWN}
 STATUSES = {"busy": MID_TURN, "waiting": DIALOG_OPEN}
 
@@ -76,8 +78,13 @@ class Seen(NamedTuple):
         return self.reason == DRAFT
 
 
-async def look(wanted: Wanted, pane: Pane, procs: Procs, clock: Clock, *, at_work_too: bool = False) -> Seen:
-    """Look at every gate, the cheap ones first. An agent at work is not looked at, unless `at_work_too`."""
+async def look(
+    wanted: Wanted, pane: Pane, procs: Procs, clock: Clock, *, at_work_too: bool = False, now: bool = False
+) -> Seen:
+    """Look at every gate, the cheap ones first. An agent at work is not looked at, unless `at_work_too`.
+
+    `now`: a person said so, whose own hands need not rest.
+    """
     if procs.started(wanted.server_pid) != wanted.server_started:
         return Seen(SERVER_CHANGED)
     if wanted.agent_pid == -1:
@@ -88,17 +95,36 @@ async def look(wanted: Wanted, pane: Pane, procs: Procs, clock: Clock, *, at_wor
     status = known.status(wanted.registry)
     if status in STATUSES and not at_work_too:
         return Seen(STATUSES[status])
+    if known.plain and shell.interprets(procs.name(wanted.agent_pid) or "", procs.arguments(wanted.agent_pid)):
+        return Seen(SHELL_PROMPT)
     try:
-        found = await pane.look()
+        seen = await _seen(wanted, pane, known, procs, clock, now=now)
+        if seen.reason is None and known.steady_seconds and not at_work_too:
+            await asyncio.sleep(known.steady_seconds)  # the wait is what is asked for: a screen that stands still
+            again = await _seen(wanted, pane, known, procs, clock, now=now)
+            moved = seen.look is None or again.look is None or not _same_picture(seen.look, again.look)
+            return again._replace(reason=again.reason or (MID_TURN if moved else None))
     except Hangs:
         return Seen(HANGS)
     except Gone:
         return Seen(PANE_GONE)
+    return seen
+
+
+async def _seen(wanted: Wanted, pane: Pane, known: Row, procs: Procs, clock: Clock, *, now: bool) -> Seen:
+    found = await pane.look()
     shown = known.screen(found.screen)
-    return Seen(_closed(wanted, found, shown, known.status(wanted.registry), procs, clock), found, shown)
+    return Seen(_closed(wanted, found, shown, known, procs, clock, now=now), found, shown)
 
 
-def _closed(wanted: Wanted, look: Look, shown: Screen, status: str | None, procs: Procs, clock: Clock) -> str | None:
+def _same_picture(one: Look, other: Look) -> bool:
+    return (one.screen, one.cursor, one.size) == (other.screen, other.cursor, other.size)
+
+
+def _closed(
+    wanted: Wanted, look: Look, shown: Screen, known: Row, procs: Procs, clock: Clock, *, now: bool
+) -> str | None:
+    status = known.status(wanted.registry)
     if look.server_pid != wanted.server_pid:
         return SERVER_CHANGED
     if look.dead:
@@ -112,9 +138,9 @@ def _closed(wanted: Wanted, look: Look, shown: Screen, status: str | None, procs
         return INPUT_OFF
     if look.synchronized:
         return SYNCHRONIZED
-    if look.takes_pastes is False:
+    if look.takes_pastes is False and not known.plain:
         return NO_BRACKETS
-    if clock.now() - look.typed_at < TYPING_SECONDS:
+    if not now and clock.now() - look.typed_at < TYPING_SECONDS:
         return TYPING
     if status in STATUSES:
         return STATUSES[status]

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import claims, lives, panes, peers, presence, sessions, survey, tmux, wire
+from repowire import callers, claims, lives, panes, peers, presence, sessions, survey, tmux, wire
+from repowire.agents import shell
 from repowire.claims import Claim
-from repowire.errors import conflict, invalid, not_found
+from repowire.errors import conflict, forbidden, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.panes import Hosts
 from repowire.peers import Peer
@@ -26,6 +27,7 @@ from repowire.protocol import BACKENDS, CLOSE_RETIRED
 from repowire.sockets import SOCKETS, Sockets
 from repowire.survey import Place
 
+SHELL = "shell"  # any other program
 LINK_SECONDS = 8.0  # within these its way in is there, or it is undone
 LINKED, PANE_GONE, AGENT_GONE = "linked", "pane_gone", "agent_gone"
 SPAWN_FAILED, UNESTABLISHED, STOPPED = "ws_hook_spawn_failed", "transport_unestablished", "daemon_stopped"
@@ -158,6 +160,11 @@ def agent_in(procs: Procs, place: Place, backend: str) -> Running:
     if place.agent is not None and place.agent.backend == backend:
         return next(one for one in place.line if one.pid == place.agent.pid)
     pane_id, front = place.listed.pane_id, place.in_front
+    if backend == SHELL and front is not None:
+        if not shell.interprets(front.name, procs.arguments(front.pid)):
+            return front
+        hint = f"{front.name} in pane {pane_id} runs the commands that it is told: start a program there first"
+        raise conflict("no_agent", hint, pane_id=pane_id)
     said = f"where {front.name} has the keys: start it there first" if front else "where nothing reads the keys now"
     raise conflict("no_agent", f"no {backend} runs in pane {pane_id}, {said}", pane_id=pane_id)
 
@@ -335,6 +342,8 @@ async def post_link(request: web.Request) -> web.Response:
         path=body.optional_text("cwd", max_chars=4096),
         tmux=body.optional_text("tmux", max_chars=4096),
     )
+    if backend == SHELL and callers.calling(mesh, request) is not None:
+        raise forbidden("human_only", "what no agent is known to run in is linked by a person alone")
     done = await link(mesh, request.app[panes.HOSTS], request.app[SOCKETS], asked)
     return wire.reply(done.json())
 

@@ -160,7 +160,7 @@ def forget(mesh: Mesh) -> None:
     gone = [row[0] for row in rows if not peers.waiting(mesh.db.conn, row[0])]
     if gone:
         with mesh.change() as change:
-            for table in ("presence", "sessions", "session_bindings", "certificates", "peers"):
+            for table in ("presence", "sessions", "session_bindings", "certificates", "holds", "peers"):
                 change.db.executemany(f"DELETE FROM {table} WHERE peer_id = ?", [(peer_id,) for peer_id in gone])
             change.record("peer.forgotten", peers=gone)
 

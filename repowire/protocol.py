@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-BACKENDS = ("claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http")
+BACKENDS = ("claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http", "shell")
 ROLES = ("agent", "service", "orchestrator", "human")
 BYPASS_ROLES = ("service", "orchestrator", "human")  # as sender or as target they are in every circle
 TURN_STATES = ("idle", "working", "awaiting_input", "pending_first_turn")
@@ -42,6 +42,7 @@ DEDUPE = "dedupe"  # it remembers the delivery ids it took, so that the same one
 # States of a delivery, weakest proof first (wire.md 16, row 15)
 QUEUED, LEASED, HELD, HANDED, SEEN, ANSWERED = "queued", "leased", "held", "handed", "seen", "answered"
 FAILED, EXPIRED, UNKNOWN = "failed", "expired", "unknown"
+HELD_BY_USER = "held_by_user"  # the gate that a person closes and opens
 
 
 class Stage(NamedTuple):
@@ -90,6 +91,8 @@ KINDS: dict[str, Kind] = {
     "peer.reaped": Kind("peer_reaped"),
     "peer.forgotten": Kind(),
     "peer.role_claimed": Kind("role_claimed"),
+    "peer.held": Kind(),
+    "peer.released": Kind(),
     "peer.contradicted": Kind("peer_contradiction"),
     "presence.changed": Kind(),
     "session.bound": Kind(),

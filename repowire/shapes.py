@@ -6,8 +6,10 @@ For type checkers alone; nothing imports this when it runs. Moments are ISO-8601
 from typing import Any, Literal, NotRequired, TypedDict
 
 Json = dict[str, Any]
-Backend = Literal["claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http"]
-SeemingBackend = Literal["claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http", "unknown"]
+Backend = Literal["claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http", "shell"]
+SeemingBackend = Literal[
+    "claude-code", "opencode", "codex", "gemini", "antigravity", "pi", "mcp-http", "shell", "unknown"
+]
 Role = Literal["agent", "service", "orchestrator", "human"]
 TurnState = Literal["idle", "working", "awaiting_input", "pending_first_turn"]
 State = Literal["queued", "leased", "held", "handed", "seen", "answered", "failed", "expired", "unknown"]
@@ -223,6 +225,20 @@ class HeldDelivery(TypedDict):
     since: str
 
 
+class Hold(TypedDict):
+    reason: str | None
+    since: str
+    until: str | None
+
+
+class HeldPeer(TypedDict):
+    ok: bool
+    peer_id: str
+    display_name: str
+    hold: Hold | None
+    waiting: int
+
+
 class PeerReport(TypedDict):
     peer_id: str
     display_name: str
@@ -251,6 +267,7 @@ class PeerReport(TypedDict):
     way_in: Literal["socket", "pane", "channel"] | None
     waiting: int
     held: list[HeldDelivery]
+    hold: Hold | None
     says: str | None
     hook_version: str | None
     daemon_version: str

@@ -139,7 +139,7 @@ class Hosted:
         elif entry is not None:
             if not await self._settle(frame):
                 self._unsettled(delivery_id, frame)
-        elif reason := (seen := await self._look()).reason:
+        elif reason := (seen := await self._look(now=frame.get("now") is True)).reason:
             await self._hold(frame, reason)
         else:
             await self._paste(frame, delivery_id, seen)
@@ -157,18 +157,39 @@ class Hosted:
         if not pasted:
             self.host.journal.note(delivery_id, REFUSED)
             await self._hold(frame, (await self._look()).reason or gates.SCREEN_UNKNOWN)
-        elif await self._enter(text, fresh=True):
+        elif await self._entered(text, now=frame.get("now") is True):
             await self._injected(frame, delivery_id)
         else:
             self._unsettled(delivery_id, frame)
 
-    async def _enter(self, text: str, *, fresh: bool) -> bool:
+    async def _entered(self, text: str, *, now: bool) -> bool:
+        if agents.row(self.wanted.backend).plain:
+            return await self._enter_once(text)
+        return await self._enter(text, fresh=True, now=now)
+
+    async def _enter_once(self, text: str) -> bool:
+        """Press Enter once, when the screen shows the text: of such a program no more is known, so never again."""
+        loop = asyncio.get_running_loop()
+        deadline, shows = loop.time() + SEEN_SECONDS, f"repowire {_code(text)}"
+        while loop.time() < deadline:
+            seen = await self._look(at_work_too=True, now=True)
+            if seen.look is None:
+                return False
+            if seen.reason is None and shows in seen.look.screen:
+                try:
+                    return await self.pane.enter(seen.look, shows)
+                except (Hangs, Gone):
+                    return False
+            await asyncio.sleep(SEEN_STEP_SECONDS)
+        return False
+
+    async def _enter(self, text: str, *, fresh: bool, now: bool = False) -> bool:
         """Press Enter on exactly our text; True when it was seen to leave the box. Again only while it still stands."""
         known = agents.row(self.wanted.backend)
         loop = asyncio.get_running_loop()
         deadline, pressed, pressed_at = loop.time() + SEEN_SECONDS, 0, 0.0
         while loop.time() < deadline:
-            seen = await self._look(at_work_too=True)
+            seen = await self._look(at_work_too=True, now=now)
             box = seen.screen.box
             if seen.look is None:
                 return False
@@ -216,8 +237,9 @@ class Hosted:
         self.unsettled[delivery_id] = frame, 0
         self._closed.set()
 
-    async def _look(self, *, at_work_too: bool = False) -> Seen:
-        return await gates.look(self.wanted, self.pane, self.host.procs, self.host.clock, at_work_too=at_work_too)
+    async def _look(self, *, at_work_too: bool = False, now: bool = False) -> Seen:
+        procs, clock = self.host.procs, self.host.clock
+        return await gates.look(self.wanted, self.pane, procs, clock, at_work_too=at_work_too, now=now)
 
     # -- what the daemon is told -----------------------------------------------
     async def _injected(self, frame: Json, delivery_id: str) -> None:

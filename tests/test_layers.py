@@ -30,7 +30,7 @@ RANKS = (
     "sockets jobs roster arrivals queries messages ask_many succession",
     "spawn",
     "panes identity endings executors schedules acp",
-    "links rehooks contradictions",
+    "links rehooks contradictions holds",
     "hooks mcp doctor openapi",
     "restarts",
     "tool_gates",

@@ -1,5 +1,6 @@
 """The document that /openapi.json serves, held to the routes, to what the handlers read, and to what they answer."""
 
+import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -408,6 +409,18 @@ async def see_the_panes(go: Tour) -> None:
     await go("GET", "/peers/{name}/doctor", name="ann", query={"circle": "default"})
     await go("GET", "/peers/{name}/doctor", name="bne", expect=404)
     await go("GET", "/doctor")
+    kept = await go("POST", "/notify", {"to_peer": "ann", "text": "kept"})
+    await go("POST", "/deliveries/{delivery_id}/now", delivery_id=kept["delivery_id"], expect=409)
+    await go("POST", "/deliveries/{delivery_id}/now", delivery_id="qd-0", expect=404)
+    await go("POST", "/peers/{name}/hold", {"reason": "in a meeting", "seconds": 60}, name="ben")
+    await go("GET", "/peers/{name}/doctor", name="ben")
+    kept = await go("POST", "/notify", {"to_peer": "ben", "text": "kept"})
+    assert (kept["state"], kept["delivery_state"]) == ("held", "queued")
+    now = asyncio.create_task(go("POST", "/deliveries/{delivery_id}/now", delivery_id=kept["delivery_id"]))
+    await go.api.ben.receipt({"type": "notify", "delivery_id": (await last_notify(go.api.ben))["delivery_id"]})
+    assert (await now)["state"] == "handed"
+    await go("POST", "/peers/{name}/release", name="ben")
+    await go("POST", "/peers/{name}/hold", name="bne", expect=404)
     await go("POST", "/peers/{name}/rehook", name="bne", expect=404)
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from repowire.agents import claude_code
+from repowire.agents import claude_code, shell
 from repowire.agents.claude_code import Screen
 
 __all__ = ["ROWS", "SESSION_VARIABLES", "Row", "Screen", "backend_of", "row", "runs_scripts", "screen"]
@@ -22,10 +22,20 @@ class Row(NamedTuple):
     holds: Callable[[str, str, bool], bool]  # whether a box holds exactly this text
     submitted: Callable[[str, str], bool]  # whether a capture shows the block of this code as a prompt that was sent
     status: Callable[[str | None], str | None]  # what the agent says of itself in its registry file
+    steady_seconds: float = 0.0  # what its screen shows must stand still for so long before anything is typed
+    plain: bool = False  # it is not known how a text stands in its box: Enter once, when the screen shows it
 
 
 ROWS = {
     "claude-code": Row(claude_code.screen, claude_code.holds, claude_code.submitted, claude_code.registry_status),
+    "shell": Row(
+        shell.screen,
+        lambda box, text, fresh: False,
+        lambda capture, code: False,
+        lambda path: "idle",
+        steady_seconds=shell.STEADY_SECONDS,
+        plain=True,
+    ),
 }
 NOTHING_KNOWN = Row(
     lambda capture: Screen("unknown", ""),

@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
-from repowire.answers import Json, LinkedPane, OrphanPane, Rehooked, all_made, given
+from repowire.answers import DeliveryStanding, Json, LinkedPane, OrphanPane, Rehooked, all_made, given
 from repowire.async_client.transport import Transport
 
 
@@ -34,3 +34,18 @@ class Panes(Transport):
         """The host, and each peer that is not offline; `ok` when nothing of it is an error."""
         answer: Json = await self.request("GET", "/doctor")
         return answer
+
+    async def hold_peer(self, name: str, **more: Any) -> Json:
+        """Keep all mail from a peer; `more`: reason, seconds (absent: until it is released), circle."""
+        answer: Json = await self.request("POST", f"/peers/{quote(name, safe='')}/hold", given(more))
+        return answer
+
+    async def release_peer(self, name: str, *, circle: str | None = None) -> Json:
+        """Let its mail through again."""
+        body = given({"circle": circle})
+        answer: Json = await self.request("POST", f"/peers/{quote(name, safe='')}/release", body)
+        return answer
+
+    async def deliver_now(self, delivery_id: str) -> DeliveryStanding:
+        """Have one that waits go in now: past a hold and typing hands, and past no other gate."""
+        return await self._made(DeliveryStanding, "POST", f"/deliveries/{quote(delivery_id, safe='')}/now", {})

@@ -135,6 +135,7 @@ NOUNS = {
     "inbox": (_messages, "read the mail that waits for you, or for another peer"),
     "messages": (_messages, "all that was said, and how it stands"),
     "deliveries": (_deliveries, "how messages stand; the dead ones: retry or drop"),
+    "deliver": (_deliveries, "have a message that waits go in now"),
     "listen": (_listen, "make a script a peer: messages as JSON lines, or each to a command"),
     "setup": (_setup, "make an agent's sessions peers: its hooks and its MCP server"),
     "uninstall": (_setup, "take out of an agent's settings what setup wrote"),

@@ -12,6 +12,8 @@ ACTS = ("retry", "drop")
 
 
 def main(argv: list[str]) -> int:
+    if argv[0] == "deliver":
+        return _deliver(argv[1:])
     if len(argv) > 1 and argv[1] in ACTS:
         return _act(argv[1], argv[2:])
     made = c.parser(
@@ -59,6 +61,28 @@ def deliveries(args: argparse.Namespace) -> int:
     if page.get("next"):
         c.hint(f"there are more: repowire deliveries --limit {args.limit * 2}")
     return c.OK
+
+
+def _deliver(argv: list[str]) -> int:
+    made = c.parser(
+        "deliver",
+        "Have a message that waits go in before all others: past a hold, and past hands that typed a moment ago, and"
+        " past no other gate. Prints what became of it; exit 1 when it is held still.",
+        "  repowire deliveries --state held\n  repowire deliver --now notif-delivery-07d1c2a9b4ef",
+    )
+    made.add_argument("--now", required=True, metavar="ID", help="its id, as `repowire deliveries` shows it")
+    c.with_json(made)
+    return c.run(made, argv, deliver)
+
+
+def deliver(args: argparse.Namespace) -> int:
+    with c.client() as daemon:
+        done = daemon.deliver_now(args.now)
+    if args.json:
+        c.put(c.to_json(done))
+    else:
+        c.put(c.clean(done["state"]) + (f": {c.clean(done['reason'])}" if done["reason"] else ""))
+    return c.OK if done["state"] in ("handed", "seen", "answered") else c.FAILED
 
 
 def _act(word: str, argv: list[str]) -> int:

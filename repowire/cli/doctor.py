@@ -51,6 +51,14 @@ def add(verb: Verb) -> None:
     _named(made)
     made.add_argument("--apply", action="store_true", help="open another way where this one is proved dead")
 
+    example = "  repowire peer hold ann --seconds 1800 --reason 'in a demo'\n  repowire peer hold ann"
+    made = verb("hold", "keep all mail from a peer until it is released; nothing is lost", example, hold)
+    _named(made)
+    made.add_argument("--seconds", type=c.seconds, metavar="N", help="only for so long")
+    made.add_argument("--reason", help="what others are told")
+    example = "  repowire peer release ann\n  repowire peer release ann --circle night"
+    _named(verb("release", "let the mail of a held peer through again", example, release))
+
 
 def _named(made: argparse.ArgumentParser) -> None:
     made.add_argument("name", metavar="NAME", help="its name or its id")
@@ -95,6 +103,26 @@ def _show(contradictions: "list[shapes.Contradiction]", indent: str = "") -> Non
         severity = c.colour(c.clean(one["severity"]), SEVERITY_COLOURS.get(one["severity"], "bold"))
         c.put(f"{indent}{severity} {c.clean(one['code'])}: {c.clean(one['detail'])}")
         c.put(f"{indent}  mend: {c.clean(one['repair'])}")
+
+
+def hold(args: argparse.Namespace) -> int:
+    with c.client() as daemon:
+        done = daemon.hold_peer(args.name, circle=args.circle, seconds=args.seconds, reason=args.reason)
+    return _say_hold(args, done, f"the mail of {c.clean(done['display_name'])} is held")
+
+
+def release(args: argparse.Namespace) -> int:
+    with c.client() as daemon:
+        done = daemon.release_peer(args.name, circle=args.circle)
+    return _say_hold(args, done, f"the mail of {c.clean(done['display_name'])} goes through again")
+
+
+def _say_hold(args: argparse.Namespace, done: "shapes.HeldPeer", words: str) -> int:
+    if args.json:
+        c.put(c.to_json(done))
+    else:
+        c.hint(f"{words}; {done['waiting']} messages wait")
+    return c.OK
 
 
 # -- the host ------------------------------------------------------------------------

@@ -22,7 +22,10 @@ def main(argv: list[str]) -> int:
         "  repowire link\n  repowire link --pane %3 --backend claude-code --name ann",
     )
     made.add_argument("--pane", metavar="PANE", help="the pane, such as %%3; without it they are listed")
-    made.add_argument("--backend", help="what runs in it: claude-code, codex, gemini, opencode, antigravity or pi")
+    made.add_argument(
+        "--backend",
+        help="what runs in it: claude-code, codex, gemini, opencode, antigravity, pi; or shell: any other program",
+    )
     made.add_argument("--name", help="what it shall be called (default: its folder)")
     made.add_argument("-c", "--circle", help="its circle (default: the daemon's choice)")
     made.add_argument("--tmux", metavar="SOCKET", help="its tmux server, where several have such a pane")

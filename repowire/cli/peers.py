@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from repowire import shapes
 
 STATUS_COLOURS = {"online": "green", "busy": "yellow", "offline": "dim"}
-VERBS = "list|describe|register|unregister|new|restart|kill|doctor|rehook|whoami|touch|circle|claim-role|prune"
+VERBS = (
+    "list|describe|register|unregister|new|restart|kill|doctor|rehook|hold|release|whoami|touch|circle|claim-role|prune"
+)
 FIELDS = (
     ("name", "display_name"),
     ("id", "peer_id"),

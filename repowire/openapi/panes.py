@@ -1,6 +1,7 @@
 """Panes: what runs on this host and is no peer yet, and how it becomes one, in the words of the document."""
 
 from repowire.contradictions import CODES
+from repowire.holds import MOST_SECONDS
 from repowire.openapi.words import (
     COUNT,
     FLAG,
@@ -16,6 +17,7 @@ from repowire.openapi.words import (
     loose,
     maybe,
     record,
+    seconds,
     shape,
     takes,
     word,
@@ -88,6 +90,7 @@ SHAPES: dict[str, Schema] = {
         way_in=maybe(word("socket", "pane", "channel")),
         waiting=COUNT,
         held=listed(record(delivery_id=SHOWN, reason=maybe(SHOWN), since=MOMENT)),
+        hold=maybe(shape("Hold")),
         says=maybe(SHOWN),
         hook_version=maybe(SHOWN),
         daemon_version=SHOWN,
@@ -103,6 +106,8 @@ SHAPES: dict[str, Schema] = {
         peers_looked_at=COUNT,
         peers=listed(record(peer_id=SHOWN, display_name=SHOWN, contradictions=listed(shape("Contradiction")))),
     ),
+    "Hold": record(reason=maybe(SHOWN), since=MOMENT, until=maybe(MOMENT)),
+    "HeldPeer": record(ok=FLAG, peer_id=SHOWN, display_name=SHOWN, hold=maybe(shape("Hold")), waiting=COUNT),
     "Rehooked": record(
         ok=FLAG,
         acted=FLAG,
@@ -118,6 +123,11 @@ SHAPES: dict[str, Schema] = {
     ),
 }
 
+HOLDS = {
+    403: "an agent, and it is another's mail",
+    404: "no such peer; `near` has names that look like it",
+    409: "several peers have the name",
+}
 SOCKET = "the socket of a tmux server"
 
 ROUTES = [
@@ -138,6 +148,7 @@ ROUTES = [
         ),
         answer=shape("LinkedPane"),
         refuses={
+            403: "an agent links what no agent is known to run in",
             404: "no such live pane",
             409: "the pane is somebody's, several servers have one of that id, or no such agent runs in it",
         },
@@ -152,6 +163,29 @@ ROUTES = [
     Route(
         "GET", "/doctor", "doctor", "The host, and each peer that is not offline; changes nothing.",
         answer=shape("HostReport"),
+    ),
+    Route(
+        "POST", "/peers/{name}/hold", "hold_peer", "Keep all mail from a peer for a while; nothing of it is lost.",
+        takes(
+            circle=IDENTIFIER_TEXT,
+            reason=line(200),
+            seconds=seconds(MOST_SECONDS, "how long; absent: until it is released"),
+        ),
+        body_needed=False, answer=shape("HeldPeer"), refuses=HOLDS,
+    ),
+    Route(
+        "POST", "/peers/{name}/release", "release_peer", "Let its mail through again.",
+        takes(circle=IDENTIFIER_TEXT), body_needed=False, answer=shape("HeldPeer"), refuses=HOLDS,
+    ),
+    Route(
+        "POST", "/deliveries/{delivery_id}/now", "deliver_now",
+        "Have one that waits go in before all others, past a hold and past typing hands, and past no other gate.",
+        answer=shape("Standing"),
+        refuses={
+            403: "an agent, and it is neither to nor from it",
+            404: "no such delivery",
+            409: "it does not wait, or nothing leads to its peer",
+        },
     ),
     Route(
         "POST", "/peers/{name}/rehook", "rehook_peer",
