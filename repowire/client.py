@@ -333,6 +333,20 @@ class RepowireClient(Transport):
         path, body = f"/sessions/{quote(session_id)}/controls/resume", {"dry_run": dry_run, **given(fields)}
         return self._object("POST", path, body, timeout=self.timeout + START_SECONDS)
 
+    # -- what was said --------------------------------------------------------
+    def transcript(self, name: str, **query: Any) -> "shapes.Transcript":
+        """What a peer and its user said, the newest turn first; query: limit, before (the page's `next_before`),
+        session_id, circle."""
+        return self._object("GET", f"/peers/{quote(name)}/transcript", query=query)
+
+    def timeline(self, name: str, **query: Any) -> "shapes.Timeline":
+        """The same with what is heard just now, in order of time; query: limit, session_id, circle."""
+        return self._object("GET", f"/peers/{quote(name)}/timeline", query=query)
+
+    def search_timeline(self, name: str, q: str, **query: Any) -> "shapes.TimelineSearch":
+        """Find words in it, in capitals or not; query: limit, session_id, circle."""
+        return self._object("GET", f"/peers/{quote(name)}/timeline/search", query={"q": q, **query})
+
     # -- traces and events ---------------------------------------------------
     def trace(self, trace_id: str) -> "shapes.Trace":
         """The stages of an ask or a message."""

@@ -29,6 +29,7 @@ from repowire import (
     deliveries,
     doctor,
     endings,
+    history,
     holds,
     hooks,
     idempotency,
@@ -103,6 +104,7 @@ CONCERNS: list[ModuleType] = [
     doctor,
     holds,
     endings,
+    history,
     hooks,
     identity,
     lifecycle,
@@ -189,6 +191,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[spawn.STARTS] = spawn.Starts()
+    app[history.READINGS] = history.Readings()
     app[doctor.KNOWN] = doctor.Known()
     app[roster.ROSTER] = roster.Roster(mesh)
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()

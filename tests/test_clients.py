@@ -202,6 +202,8 @@ RECORDS: dict[type, str] = {
     answers.OrphanPane: "OrphanPane",
     answers.LinkedPane: "LinkedPane",
     answers.SpawnConfigInfo: "SpawnConfig",
+    answers.Turn: "Turn",
+    answers.Transcript: "Transcript",
     answers.SpawnResult: "Spawned",
     answers.KillPeerResult: "Killed",
     answers.Rehooked: "Rehooked",

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "repowire"
 
 RANKS = (
     "errors protocol config clock cron bus",
-    "db ledger blobs doors tmux wire auth procs login_shell agents policy",
+    "db ledger blobs doors tmux wire auth procs login_shell scroll agents policy",
     "mesh",
     "idempotency certificates sessions ownership allowances presence attachments reviews traces recurring choices",
     "peers survey",
@@ -29,7 +29,7 @@ RANKS = (
     "replies reminders chats",
     "sockets jobs roster arrivals queries messages ask_many succession",
     "spawn",
-    "panes identity endings executors schedules acp",
+    "panes identity endings history executors schedules acp",
     "links rehooks contradictions holds",
     "hooks mcp doctor openapi",
     "restarts",

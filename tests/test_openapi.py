@@ -325,6 +325,14 @@ async def see_the_messages(go: Tour, ben: Any) -> None:
 
 
 async def see_the_agents(go: Tour) -> None:
+    some = {"limit": 3, "session_id": "s", "circle": "default"}
+    await go("GET", "/peers/{name}/transcript", query=some, name="ben")
+    await go("GET", "/peers/{name}/transcript", query={"before": "x"}, expect=422, name="ben")
+    await go("GET", "/peers/{name}/transcript", expect=404, name="nobody")
+    await go("GET", "/peers/{name}/timeline", query=some, name="ben")
+    await go("GET", "/peers/{name}/timeline/search", query={**some, "q": "HE"}, name="ben")
+    await go("GET", "/peers/{name}/timeline/search", query={"q": "he"}, name="ben")
+    await go("GET", "/peers/{name}/timeline/search", expect=422, name="ben")
     await go("GET", "/spawn/config")
     order = {
         "path": "/src",

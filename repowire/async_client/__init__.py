@@ -52,11 +52,14 @@ from repowire.answers import (
     Stage,
     Trace,
     TracedMessage,
+    Transcript,
+    Turn,
     WaitResult,
     Withdrawn,
     given,
 )
 from repowire.async_client.asks import Asks
+from repowire.async_client.history import History
 from repowire.async_client.messages import Messages
 from repowire.async_client.panes import Panes
 from repowire.async_client.peers import Peers
@@ -114,12 +117,14 @@ __all__ = [
     "Stage",
     "Trace",
     "TracedMessage",
+    "Transcript",
+    "Turn",
     "WaitResult",
     "Withdrawn",
 ]
 
 
-class AsyncRepowireClient(Peers, Panes, Spawns, Asks, Questions, Messages):
+class AsyncRepowireClient(Peers, Panes, Spawns, Asks, Questions, Messages, History):
     """The routes as coroutines. Over the home's Unix socket unless a URL is given here or in REPOWIRE_DAEMON_URL.
 
     Durations are seconds, moments ISO-8601; what is None is left to the daemon's default. Raises `DaemonHTTPError` for

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import __version__, idempotency
-from repowire.openapi import asks, events, host, messages, panes, peers, questions, spawn
+from repowire.openapi import asks, events, history, host, messages, panes, peers, questions, spawn
 from repowire.openapi.words import Route, Schema, shape
 
 GROUPS = {
@@ -24,6 +24,7 @@ GROUPS = {
     "panes": panes,
     "events": events,
     "spawn": spawn,
+    "history": history,
 }
 PUBLIC = frozenset({"health", "get_page", "get_dashboard", "get_file"})
 REFUSED = {

@@ -123,6 +123,25 @@ def test_a_restarted_claude_goes_on_with_its_conversation_as_the_same_peer(
     town.until_seen(town.ben, before, after["id"])
 
 
+def test_the_transcript_of_a_claude_is_what_it_said_and_heard(new_hired: Callable[..., Hired]) -> None:
+    town = new_hired()
+    permissions = town.user.read(town.user.settings)["permissions"]
+    town.user.change_settings(permissions={**permissions, "allow": ["Bash"]})
+    town.hire(town.ben, name="benny")
+    town.ben.type("shell touch made")
+    town.ben.until_shows("It ran.")
+    town.ben.until_idle()
+    told = town.live.get("/peers/benny/transcript")
+    assert (told["history_status"], told["history_source"]) == ("available", "session_binding")
+    assert told["runtime_session_id"] == town.ben.session
+    turns = [(turn["role"], turn["text"], [call["name"] for call in turn["tool_calls"]]) for turn in told["turns"]]
+    assert turns == [("assistant", "It ran.", []), ("assistant", "", ["Bash"]), ("user", "shell touch made", [])]
+    items = town.live.get("/peers/benny/timeline")["items"]
+    assert [item["text"] for item in items] == ["shell touch made", "", "It ran."]
+    found = town.live.get("/peers/benny/timeline/search?q=it%20RAN")["results"]
+    assert [one["item"]["id"] for one in found] == [items[-1]["id"]]
+
+
 def test_a_claude_restarted_in_the_middle_of_an_ask_answers_it_when_it_is_back(new_hired: Callable[..., Hired]) -> None:
     town = new_hired()
     made = town.hire(town.ben, name="benny", message="hello")
