@@ -26,6 +26,7 @@ WAIT_SECONDS = 45.0  # wire.md 5.4
 MARGIN_SECONDS = 5.0  # we answer so long before a runtime ends its hook, or half of its time where that is shorter
 HOLD_MOST_SECONDS = 7 * 86_400.0
 RETRY_SECONDS = 60.0  # an allow is said again to the same call for so long, in case the first reply was lost
+NOT_GATED = "this tool waits for nobody here: the runtime's own rules hold"
 CONTROL = "__repowire_control__"  # the published recipient: whoever of the human's surfaces answers first
 
 Json = dict[str, Any]
@@ -222,6 +223,18 @@ def again(mesh: Mesh, question: Question) -> Waited:
     return found._replace(outcome="denied", option_id=None, message=words, decision="deny")
 
 
+async def ask(mesh: Mesh, draft: Draft, request: web.Request) -> Waited:
+    """Ask the human on behalf of a request, and stand still until it is over."""
+    with mesh.change() as change:
+        question = put(change, mesh, draft)
+    if question is None:
+        return Waited(draft.correlation_id or new_id("ask"), "acknowledged", message=NOT_GATED, decision="none")
+    if question.closed_at is not None:
+        return waited(question) if question.seq is None else again(mesh, question)
+    del draft  # 10,000 may stand still at once
+    return waited(await wait(mesh, question, request))
+
+
 async def wait(mesh: Mesh, question: Question, request: web.Request) -> Question:
     """Stand still until a question is closed, and close it when its time is up, its asker leaves or the daemon stops.
 
@@ -233,7 +246,10 @@ async def wait(mesh: Mesh, question: Question, request: web.Request) -> Question
         with mesh.bus.listen(heard) as nudge, wire.Line(request, nudge.ring) as line:
             try:
                 await mesh.committed()
-                found, reason = await _until_over(mesh, question, nudge, line)
+                found, over = await _until_over(mesh, question, nudge, line)
+                if found.closed_at is not None:
+                    await mesh.seen_on_disk()
+                reason = over
             finally:
                 gone = line.gone
     finally:
@@ -247,7 +263,6 @@ async def wait(mesh: Mesh, question: Question, request: web.Request) -> Question
         found = questions.load(mesh.db.conn, question.correlation_id)
     if found.closed_at is None:
         raise unavailable("shutting_down", "ask again with the same correlation_id: the question stays open")
-    await mesh.seen_on_disk()
     return found
 
 
@@ -271,15 +286,7 @@ async def _until_over(mesh: Mesh, question: Question, nudge: Nudge, line: wire.L
 
 async def post_ask_blocking(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
-    draft = _draft(mesh, request, await wire.read(request))
-    with mesh.change() as change:
-        question = put(change, mesh, draft)
-    if question is None:
-        return _reply(_not_gated(draft))
-    if question.closed_at is not None:
-        return _reply(waited(question) if question.seq is None else again(mesh, question))
-    del draft  # 10,000 may stand still at once
-    return _reply(waited(await wait(mesh, question, request)))
+    return wire.reply((await ask(mesh, _draft(mesh, request, await wire.read(request)), request))._asdict())
 
 
 def _draft(mesh: Mesh, request: web.Request, body: wire.Body) -> Draft:
@@ -321,15 +328,6 @@ def _peer(mesh: Mesh, name: str | None) -> Peer | None:
     db = mesh.db.conn
     found: Sequence[Peer] = peers.named(db, name)
     return peers.find(db, name) or (found[0] if len(found) == 1 else None)
-
-
-def _not_gated(draft: Draft) -> Waited:
-    words = "this tool waits for nobody here: the runtime's own rules hold"
-    return Waited(draft.correlation_id or new_id("ask"), "acknowledged", message=words, decision="none")
-
-
-def _reply(found: Waited) -> web.Response:
-    return wire.reply(found._asdict())
 
 
 async def post_withdraw(request: web.Request) -> web.Response:
