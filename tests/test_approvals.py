@@ -91,7 +91,8 @@ def test_a_call_of_any_other_tool_names_its_arguments() -> None:
 
 def test_a_call_that_is_only_told_of_is_shown_as_told() -> None:
     told = {**QUESTION, "prompt": "Allow?\nreally", "metadata": {"tool_name": "Bash", "tool_input": "make te"}}
-    assert lines(told)[-3:] == ["Allow?", "really", "tool_input make te"]
+    assert lines(told)[-4:-1] == ["Allow?", "really", "tool_input make te"]
+    assert "may be cut" in lines(told)[-1]
 
 
 # -- list, show, answer ----------------------------------------------------------

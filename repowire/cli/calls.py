@@ -60,6 +60,7 @@ def whole(question: "shapes.Question") -> Iterator[str]:
         yield from _call(call)
     elif call is not None:
         yield from _value("tool_input", call)
+        yield c.colour("this is all that its client told of the call; it may be cut", "yellow")
     for option in question["options"]:
         if option["id"] not in (ALLOW, DENY):
             about_it = f" ({visible(option['description'])})" if option["description"] else ""

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -14,12 +15,15 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Live, until
 
 pytestmark = pytest.mark.live
+
+PUBLISHED = Path(__file__).parents[2] / ".agents" / "published-0.17.0" / "bin" / "repowire"
 
 CALL = {"tool_name": "Bash", "tool_input": {"command": "make release"}, "cwd": "/src", "session_id": "s-1"}
 PERMISSION = {
@@ -189,6 +193,90 @@ def test_a_hundred_answers_from_four_surfaces_have_one_winner(live: Live) -> Non
     assert asking.answer()["decision"] == won[0]
     [end] = ends(live, "p-1")
     assert end["decision"] == won[0]
+
+
+# -- a full disk -------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(new_live: Callable[..., Live]) -> Iterator[Live]:
+    """A daemon whose home is a file system of its own with little room."""
+    live = new_live()
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root on Linux can mount a small file system")
+    live.home.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={16 << 20},mode=0700", "tmpfs", str(live.home)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no small file system")
+    try:
+        yield live.start()
+        live.close()
+    finally:
+        subprocess.run(["umount", "-l", str(live.home)], check=True)
+
+
+def test_a_full_disk_allows_nothing_that_it_cannot_keep(small_disk: Live) -> None:
+    """The disk fills up while somebody waits: an answer that is not kept is refused, and nobody is told of it."""
+    live = small_disk
+    asking = Asking(live, "p-1")
+    with (live.home / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    refused = 0
+    for number in range(3_000):  # until the room that the log has already is used up
+        body = {**PERMISSION, "correlation_id": f"q-{number}", "timeout_seconds": -1, "prompt": "x" * 20_000}
+        got = live.request("POST", "/questions/ask-blocking", body=body)
+        assert got.status == 503 or got.json["decision"] == "deny"
+        refused += got.status == 503
+        if refused:
+            break
+    assert refused
+    said = live.request("POST", "/answer", body={"correlation_id": "p-1", "option_id": "allow", "message": "y" * 4_000})
+    (live.home / "ballast").unlink()
+    if said.status == 200:  # there was room for this one
+        assert asking.answer()["decision"] == "allow"
+        assert live.get("/questions/p-1")["decision"] == "allow"
+    else:
+        assert said.status == 503
+        assert is_open(live, "p-1") or live.get("/questions/p-1")["decision"] == "deny"
+        live.request("POST", "/answer", body={"correlation_id": "p-1", "option_id": "deny"})
+        assert asking.answer().get("decision") != "allow"
+        assert live.get("/questions/p-1")["decision"] == "deny"
+
+
+# -- the published hook --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "decision"), [({"option_id": "allow"}, "allow"), ({"outcome": "denied"}, "deny"), (None, "deny")]
+)
+def test_the_published_hook_asks_and_obeys(new_live: Callable[..., Live], said: Any, decision: str) -> None:
+    """`repowire hook pretooluse` of 0.17.0, unmodified."""
+    if not PUBLISHED.exists():
+        pytest.skip("the published client is not there: make published")
+    live = new_live().start(REPOWIRE_DAEMON__AUTH_TOKEN="")
+    user = live.folder / "user"
+    (user / ".repowire").mkdir(parents=True)
+    approval = "remote_tool_approval: {enabled: true, timeout_seconds: 2}"
+    (user / ".repowire" / "config.yaml").write_text(f"experiments:\n  {approval}\n")
+    environ = {**live.environ, "HOME": str(user), "REPOWIRE_DAEMON_URL": f"http://127.0.0.1:{live.port}"}
+    del environ["REPOWIRE_HOME"]
+    event = {**CALL, "hook_event_name": "PreToolUse", "tool_use_id": "t-1"}
+    command = [str(PUBLISHED), "hook", "pretooluse"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True
+    ) as hook:
+        assert hook.stdin is not None
+        hook.stdin.write(json.dumps(event))
+        hook.stdin.close()
+        [asked] = until(lambda: live.request("GET", "/questions", token=None).json["questions"], seconds=20)
+        assert asked["prompt"].startswith("Allow Bash?")
+        if said is not None:
+            body = {"correlation_id": asked["correlation_id"], **said}
+            assert live.request("POST", "/answer", body=body, token=None).status == 200
+        assert hook.stdout is not None
+        told = json.loads(hook.stdout.read())["hookSpecificOutput"]
+    assert told["permissionDecision"] == decision
 
 
 # -- a person at a terminal --------------------------------------------------------
