@@ -347,6 +347,25 @@ class RepowireClient(Transport):
         """Find words in it, in capitals or not; query: limit, session_id, circle."""
         return self._object("GET", f"/peers/{quote(name)}/timeline/search", query={"q": q, **query})
 
+    # -- MCP servers of a peer's own configuration -----------------------------
+    def list_mcp_servers(self, peer_name: str, *, circle: str | None = None) -> "shapes.McpServers":
+        """The servers, and which scopes the configuration has. What their environment holds is never shown."""
+        return self._object("GET", f"/peers/{quote(peer_name)}/mcp", query={"circle": circle})
+
+    def add_mcp_server(
+        self, peer_name: str, name: str, *, scope: str | None = None, circle: str | None = None, **fields: Any
+    ) -> "shapes.McpChanged":
+        """Put one in, for the agent's next start; fields: type (stdio, http, sse), command, args, url, env."""
+        body, query = {"name": name, **given(fields)}, {"scope": scope, "circle": circle}
+        return self._object("POST", f"/peers/{quote(peer_name)}/mcp", body, query=query)
+
+    def remove_mcp_server(
+        self, peer_name: str, server: str, *, scope: str | None = None, circle: str | None = None
+    ) -> "shapes.McpChanged":
+        """Take one out, for the agent's next start."""
+        query = {"scope": scope, "circle": circle}
+        return self._object("DELETE", f"/peers/{quote(peer_name)}/mcp/{quote(server)}", query=query)
+
     # -- traces and events ---------------------------------------------------
     def trace(self, trace_id: str) -> "shapes.Trace":
         """The stages of an ask or a message."""

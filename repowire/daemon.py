@@ -40,6 +40,7 @@ from repowire import (
     lives,
     mailboxes,
     mcp,
+    mcp_servers,
     messages,
     names,
     openapi,
@@ -111,6 +112,7 @@ CONCERNS: list[ModuleType] = [
     links,
     lives,
     mcp,
+    mcp_servers,
     messages,
     names,
     openapi,
@@ -192,6 +194,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[spawn.STARTS] = spawn.Starts()
     app[history.READINGS] = history.Readings()
+    app[mcp_servers.EDITING] = mcp_servers.Editing()
     app[doctor.KNOWN] = doctor.Known()
     app[roster.ROSTER] = roster.Roster(mesh)
     app[sockets.SOCKETS], app[STOP] = sockets.Sockets(), stop or asyncio.Event()

@@ -102,6 +102,7 @@ KINDS: dict[str, Kind] = {
     "pane.linked": Kind(),
     "pane.rehooked": Kind(),
     "pane.unlinked": Kind(),
+    "mcp.changed": Kind(),
     "spawn.opened": Kind(),
     "spawn.failed": Kind(),
     "chat.turned": Kind("chat_turn"),

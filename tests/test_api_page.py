@@ -236,8 +236,10 @@ def route_of(example: Example) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def opened(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Any]:
+async def opened(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """A mesh whose token is the home's, as the page has it."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the agents whose files are read and written
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
     home = tmp_path / "home"
     config.prepare_home(home)
     config.write_token(home)

@@ -1,9 +1,11 @@
 """The document that /openapi.json serves, held to the routes, to what the handlers read, and to what they answer."""
 
 import asyncio
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -179,8 +181,10 @@ class Tour:
 
 
 @pytest.fixture
-async def tour(api: Any) -> Tour:
+async def tour(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tour:
     """With the peers `ann`, who only registered, and `ben`, who has a socket and a pane."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the agents whose files are read and written
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
     made = Tour(api)
     await made("POST", "/peers", {"name": "ann", "path": "/src/ann"})
     api.ben = await api.connect("ben", path="/src/ben", pane_id="%7", capabilities=["delivery_receipts", "dedupe"])
@@ -325,6 +329,17 @@ async def see_the_messages(go: Tour, ben: Any) -> None:
 
 
 async def see_the_agents(go: Tour) -> None:
+    servers, server = "/peers/{name}/mcp", {"name": "files", "command": "npx", "args": ["x"], "env": {"KEY": "secret"}}
+    await go("POST", servers, server, query={"scope": "user", "circle": "default"}, name="ben")
+    await go("POST", servers, server, name="ben", expect=409)
+    await go("POST", servers, {**server, "name": "a b"}, name="ben", expect=400)
+    await go("POST", servers, {"name": "web", "type": "http", "url": "http://127.0.0.1:1"}, name="ben")
+    assert "secret" not in json.dumps(await go("GET", servers, query={"circle": "default"}, name="ben"))
+    where = {"scope": "user", "circle": "default"}
+    await go("DELETE", "/peers/{name}/mcp/{server}", query=where, name="ben", server="files")
+    await go("DELETE", "/peers/{name}/mcp/{server}", name="ben", server="files", expect=404)
+    await go("POST", "/peers", {"name": "pie", "backend": "pi"})
+    await go("GET", servers, name="pie", expect=501)
     some = {"limit": 3, "session_id": "s", "circle": "default"}
     await go("GET", "/peers/{name}/transcript", query=some, name="ben")
     await go("GET", "/peers/{name}/transcript", query={"before": "x"}, expect=422, name="ben")
@@ -598,6 +613,8 @@ async def test_a_field_that_the_document_just_allows_is_not_refused(tour: Tour) 
             body["timeout_seconds"] = -1
         if path == "/query":
             body["timeout"] = -1
+        if path == "/peers/{name}/mcp":
+            body = {"command": "x", "url": "http://127.0.0.1:1", **body}
         if path == "/questions/ask-blocking":
             body["timeout_seconds"] = -1
             body.setdefault("options", [{"id": "allow"}])

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import __version__, idempotency
-from repowire.openapi import asks, events, history, host, messages, panes, peers, questions, spawn
+from repowire.openapi import asks, events, history, host, mcp_servers, messages, panes, peers, questions, spawn
 from repowire.openapi.words import Route, Schema, shape
 
 GROUPS = {
@@ -25,6 +25,7 @@ GROUPS = {
     "events": events,
     "spawn": spawn,
     "history": history,
+    "mcp servers": mcp_servers,
 }
 PUBLIC = frozenset({"health", "get_page", "get_dashboard", "get_file"})
 REFUSED = {
