@@ -166,6 +166,21 @@ def test_the_sync_ends_before_each_of_many_2xx(live: Live, trace: Callable[[], T
         traced.check(answered, delivery_id)
 
 
+def test_an_allow_is_told_only_after_its_sync(live: Live, trace: Callable[[], Traced]) -> None:
+    """To who answered, and to who waited: a tool that ran without its record would be one that nobody allowed."""
+    body = {"prompt": "make", "scope": "tool_permission", "options": [{"id": "allow"}], "correlation_id": "p-1"}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(live.post, "/questions/ask-blocking", **body)
+        until(lambda: live.get("/questions?state=open")["questions"])
+        traced = trace()
+        live.post("/answer", correlation_id="p-1", option_id="allow", message="a remark to be found by")
+        assert waiting.result(DEADLINE_SECONDS)["decision"] == "allow"
+    (told,) = until(lambda: traced.answers('"decision": "allow"'))
+    traced.check(told, "a remark to be found by")
+    (said,) = [one for one in traced.answers('{"ok": true}') if one.began]
+    traced.check(said, "a remark to be found by")
+
+
 # -- a full disk -------------------------------------------------------------------
 
 ROOM = 24 << 20
