@@ -10,16 +10,20 @@ CLAUDE_VERSIONS := 2.1.330 2.1.197
 CLAUDES := $(CLAUDE_VERSIONS:%=.agents/claude-%/.installed)
 # The published client, in a Python of its own: it has our package's name.
 PUBLISHED := .agents/published-0.17.0/.installed
+PANE_TESTS := tests/test_tmux.py tests/test_ws_hook.py tests/live/test_gates.py tests/live/test_links.py tests/live/test_rehooks.py
+# A tmux sets TMUX for what runs in it, so only one given on the command line counts.
+TMUX_PROGRAM := $(if $(filter command line,$(origin TMUX)),$(TMUX))
 MESHBENCH ?= ../shared/tools/bench/meshbench.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test agents published check format bench wheel clean
+.PHONY: help demo test test-panes agents published check format bench wheel clean
 
 help:
 	@echo "make demo     two scripted peers talk in a private tmux, over a private daemon"
 	@echo "make test     every test, the ones with real processes too (tests/live)"
 	@echo "make agents   fetch the real Claude Code for tests/live into .agents (make test does it too)"
 	@echo "make published fetch the published client for tests/live into .agents (make test does it too)"
+	@echo "make test-panes TMUX=/path/to/tmux    the tests of panes with another tmux than the one on the PATH"
 	@echo "make check    ruff, the formatter and mypy --strict; changes nothing"
 	@echo "make format   sort imports and format"
 	@echo "make bench    compare with the floors of the load generator (MESHBENCH=path, see benchmarks/)"
@@ -44,6 +48,13 @@ test: $(READY)
 	@$(MAKE) --no-print-directory --keep-going agents || echo "not every agent is there: the tests with it will be skipped"
 	@$(MAKE) --no-print-directory published || echo "the published client is not there: the tests with it will be skipped"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# With an older or newer tmux: distributions and their archives have some, and one can be built.
+test-panes: $(READY)
+	@test -x "$(TMUX_PROGRAM)" || { echo "say which: make test-panes TMUX=/path/to/tmux"; exit 1; }
+	@rm -rf .agents/tmux && mkdir -p .agents/tmux && ln -s "$(abspath $(TMUX_PROGRAM))" .agents/tmux/tmux
+	@PATH="$(CURDIR)/.agents/tmux:$$PATH" tmux -V
+	PATH="$(CURDIR)/.agents/tmux:$$PATH" $(BIN)/python -m pytest $(PANE_TESTS) $(PYTEST_ARGS)
 
 agents: $(CLAUDES)
 

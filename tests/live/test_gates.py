@@ -1,6 +1,6 @@
 """The gates end to end: a daemon, its ws-hook, a tmux, and in the pane a program that writes down every byte.
 
-`REPOWIRE_TEST_TMUX` runs them with another tmux: the path of a program.
+`make test-panes TMUX=…` runs them with another tmux.
 """
 
 import os

@@ -199,7 +199,7 @@ class LifeOfLinks(RuleBasedStateMachine):
 
 
 LifeOfLinks.TestCase.settings = settings(
-    max_examples=6,
+    max_examples=8,
     stateful_step_count=12,
     deadline=None,
     phases=(Phase.generate,),  # a run takes seconds, and what fails shows itself by its rules

@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 import pytest
 from boxes import Box, Host, hosting
+from claude.driver import Claude, User
+from claude.model import Model
 from conftest import Live, TmuxServer, until
 
 pytestmark = pytest.mark.live
@@ -300,3 +302,21 @@ def test_the_hint_comes_from_the_processes_and_not_from_tmux_alone(host: Host) -
     assert host.orphans()[pane]["command"] != "gemini"
     assert host.orphans()["%0"]["detected_backend"] == "unknown"
     assert json.loads(box.registry.read_text())["status"] == "idle"
+
+
+# -- a real agent ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["2.1.330", "2.1.197"])
+def test_a_real_agent_that_nobody_set_up_is_linked_and_hears(host: Host, version: str) -> None:
+    with Model() as model:
+        claude = Claude(host.tmux, User(host.folder, model), "ann", version).start()
+        try:
+            shown = host.orphans()[claude.pane]
+            assert (shown["detected_backend"], shown["agent_pid"]) == ("claude-code", claude.pid)
+            assert host.link(claude.pane)["display_name"] == "ann"
+            sent = host.tell("ann", "hello over there")
+            host.until_state(sent, "handed")
+            claude.until(lambda: claude.shows(f"#{sent}"), "it heard")
+        finally:
+            claude.kill()
