@@ -322,6 +322,11 @@ class RepowireClient(Transport):
         path = f"/peers/{quote(peer_identifier)}/restart"
         return self._object("POST", path, given(fields), timeout=self.timeout + START_SECONDS)
 
+    def switch_backend(self, name: str, new_backend: str, *, circle: str | None = None) -> "shapes.Switched":
+        """End an agent and start one of another kind in its place, as the same peer."""
+        path, body = f"/peers/{quote(name)}/switch-backend", {"new_backend": new_backend}
+        return self._object("POST", path, body, query={"circle": circle}, timeout=self.timeout + START_SECONDS)
+
     def notify_session(self, session_id: str, text: str, **fields: Any) -> "shapes.SessionNotified":
         """Tell whoever lives in a session (`rw-session-…`) something; fields: from_peer, attachments, bypass_circle."""
         path = f"/sessions/{quote(session_id)}/controls/notify"

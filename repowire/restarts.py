@@ -4,12 +4,14 @@ What is open for the peer stays its own; what its last life was given and never 
 that dies in between leaves a pane that the next one closes (`spawn.mend`), and the peer with its mail.
 """
 
+import json
 import socket as host
 from typing import Any
 
 from aiohttp import web
 
 from repowire import (
+    asks,
     callers,
     endings,
     hooks,
@@ -26,16 +28,20 @@ from repowire import (
 )
 from repowire.agents import runs
 from repowire.allowances import Order, order_of
-from repowire.errors import Refusal, conflict, failed, not_found
-from repowire.mesh import MESH, Mesh
+from repowire.claims import SESSION_KEYS
+from repowire.config import STARTABLE
+from repowire.errors import Refusal, conflict, failed, invalid, not_found
+from repowire.mesh import MESH, Change, Mesh
 from repowire.messages import Note
 from repowire.ownership import Owned
 from repowire.peers import Peer
 from repowire.protocol import MAX_TEXT_CHARS
 from repowire.resumption import Resume
-from repowire.sessions import Binding
+from repowire.sessions import Binding, Session
 from repowire.spawn import STARTS, Started, Starts
 from repowire.tmux import Opened
+
+OF_A_KIND = (*SESSION_KEYS, "repowire_cli_fallback", "capabilities", "model_details")  # metadata of one kind of agent
 
 # -- rules ---------------------------------------------------------------------
 
@@ -101,7 +107,8 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
     assert known is not None
     last = sessions.find(mesh.db.conn, peer.peer_id)
     with mesh.change() as change:
-        ownership.change_columns(change, known.spawn_id, phase=ownership.RESTARTING, remains=1)
+        about = {"backend": order.backend, "profile": order.profile, "command": order.command}
+        ownership.change_columns(change, known.spawn_id, phase=ownership.RESTARTING, remains=1, **about)
     await mesh.on_disk()
     try:
         await tmux.remain(pane.server, pane.pane_id, pane.pid, on=True)
@@ -113,6 +120,9 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
         raise failed("kill_failed", f"pane {pane.pane_id} cannot be kept: {error}") from None
     if last is not None:
         await hooks.settle_last_life(mesh, peer.peer_id, last)
+    if order.backend != peer.backend:
+        with mesh.change() as change:
+            become(change, peer, order.backend, None)
 
     async def same_pane(command: list[str]) -> Opened:
         try:
@@ -123,7 +133,30 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
             raise failed("tmux_failed", f"the pane cannot be used again: {error}") from None
         return made or await spawn.new_window(pane.server.socket, order, peer, command)
 
-    return await spawn.bring_up(mesh, starts, known.spawn_id, order, same_pane, peer)
+    try:
+        return await spawn.bring_up(mesh, starts, known.spawn_id, order, same_pane, peer)
+    except BaseException:
+        if order.backend != peer.backend:  # as it was, so that its session can be gone on with
+            with mesh.change() as change:
+                become(change, peer, peer.backend, last)
+        raise
+
+
+def become(change: Change, peer: Peer, backend: str, session: Session | None) -> None:
+    """The peer is another kind of agent from now on, in this session or in none that is known."""
+    kept = {key: value for key, value in peer.details.items() if key not in OF_A_KIND}
+    peers.change_columns(
+        change,
+        peer.peer_id,
+        backend=backend,
+        session=session.session if session else None,
+        model=peer.model if session else None,
+        metadata=peer.metadata if session else json.dumps(kept),
+    )
+    known = dict.fromkeys(("session", "transcript", "mode", "inbox", "inbox_token", "registry", "inbound"))
+    facts = {name: getattr(session, name) for name in known} if session else known
+    sessions.bind(change, peer.peer_id, **facts)
+    change.record("peer.changed", peer_id=peer.peer_id, backend=backend)
 
 
 # -- wire ----------------------------------------------------------------------
@@ -172,6 +205,56 @@ async def post_restart(request: web.Request) -> web.Response:
     )
 
 
+async def post_switch(request: web.Request) -> web.Response:
+    mesh, starts = request.app[MESH], request.app[STARTS]
+    body = await wire.read(request)
+    backend = body.choice("new_backend", STARTABLE)
+    if backend is None:
+        raise invalid("new_backend", "is required")
+    peer = endings.target(mesh, request, request.match_info["name"], request.query.get("circle"), None)
+    check_here(peer)
+    spawn.check_idle(starts, peer)
+    if peer.backend == backend:
+        raise conflict("same_backend", f"{peer.display_name} is {backend} already", peer_id=peer.peer_id)
+    if peer.path is None:
+        raise conflict("missing_path", f"where {peer.display_name} works is not known", peer_id=peer.peer_id)
+    pane = endings.owned(mesh, peer)
+    if waiting := asks.list_open(mesh.db.conn, peer.peer_id, "inbound", 50):
+        raise conflict(
+            "in_flight_asks",
+            f"{peer.display_name} has {len(waiting)} open asks, which another kind of agent has not read: have them"
+            " answered or declined first",
+            peer_id=peer.peer_id,
+            open_asks=[one.correlation_id for one in waiting],
+        )
+    order = await order_of(
+        mesh.config,
+        starts.shell,
+        path=peer.path,
+        backend=backend,
+        command=None,
+        profile=None,
+        circle=peer.circle,
+        role=peer.role,
+        name=peer.display_name,
+    )
+    spawn.busy(starts, peer, "switched")
+    try:
+        started = await again_in_its_pane(mesh, starts, peer, pane, order)
+    finally:
+        del starts.busy[peer.peer_id]
+    return wire.reply(
+        {
+            "ok": True,
+            "display_name": started.peer.display_name,
+            "tmux_session": started.peer.tmux_session,
+            "old_backend": peer.backend,
+            "new_backend": backend,
+            "command": order.line,
+        }
+    )
+
+
 # -- wire: sessions ----------------------------------------------------------------
 
 
@@ -188,7 +271,7 @@ def lived_in(mesh: Mesh, binding: Binding, peer: Peer) -> bool:
     """Whether the peer lives in this session now."""
     if peer.retired_at is not None or peer.hidden_at is not None or peer.session != binding.session:
         return False
-    return presence.of(mesh.db.conn, peer.peer_id) != presence.OFFLINE
+    return presence.of(mesh.db.conn, peer.peer_id) != presence.OFFLINE or resumption.lives(mesh, peer)
 
 
 def _conflict(error: str, hint: str, /, **facts: Any) -> Refusal:
@@ -307,7 +390,7 @@ async def _resumed(
 ) -> Started:
     """Start an agent on the session: as the peer that lived in it, unless that lives in another one by now."""
     check_here(peer)
-    elsewhere = presence.of(mesh.db.conn, peer.peer_id) != presence.OFFLINE
+    elsewhere = presence.of(mesh.db.conn, peer.peer_id) != presence.OFFLINE or resumption.lives(mesh, peer)
     assert peer.path is not None
     order = await order_of(
         mesh.config,
@@ -333,6 +416,7 @@ async def _resumed(
 
 ROUTES = [
     web.post("/peers/{name}/restart", post_restart),
+    web.post("/peers/{name}/switch-backend", post_switch),
     web.post("/sessions/{repowire_session_id}/controls/notify", post_session_notify),
     web.post("/sessions/{repowire_session_id}/controls/resume", post_session_resume),
 ]

@@ -49,7 +49,7 @@ async def holders(mesh: Mesh, backend: str, session: str, transcript: str | None
     found = {
         peer.agent_pid
         for peer in peers.listed(mesh.db.conn)
-        if peer.session == session and peer.backend == backend and _lives(mesh, peer) and peer.agent_pid is not None
+        if peer.session == session and peer.backend == backend and lives(mesh, peer) and peer.agent_pid is not None
     }
     folder = claude.config_dir(transcript) if backend == "claude-code" else None
     if folder is not None:
@@ -58,7 +58,8 @@ async def holders(mesh: Mesh, backend: str, session: str, transcript: str | None
     return sorted(found - {without})
 
 
-def _lives(mesh: Mesh, peer: Peer) -> bool:
+def lives(mesh: Mesh, peer: Peer) -> bool:
+    """Whether its very process is there, whatever can be said to it."""
     return (
         peer.agent_pid is not None
         and peer.agent_started is not None

@@ -656,6 +656,15 @@ class Restarted(TypedDict):
     command: str | None
 
 
+class Switched(TypedDict):
+    ok: bool
+    display_name: str
+    tmux_session: str | None
+    old_backend: str
+    new_backend: str
+    command: str
+
+
 class SessionNotified(TypedDict):
     ok: bool
     repowire_session_id: str

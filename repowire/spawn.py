@@ -96,7 +96,7 @@ async def bring_up(
         if owned is None:
             raise failed("spawn_failed", f"the pane was gone at once; does `{sys.executable} -I -S` run?")
         peer = await _release(mesh, starts, spawn_id, opened, owned, again)
-        await settle(mesh, starts, spawn_id, peer, owned)
+        await settle(mesh, starts, spawn_id, peer, owned, new=again is None)
     except BaseException:
         if owned is None or await _close(owned):
             with mesh.change() as change:
@@ -209,7 +209,7 @@ def admit(change: Change, mesh: Mesh, order: Order, opened: Opened, owned: Owned
     return peer
 
 
-async def settle(mesh: Mesh, starts: Starts, spawn_id: str, peer: Peer, owned: Owned) -> None:
+async def settle(mesh: Mesh, starts: Starts, spawn_id: str, peer: Peer, owned: Owned, *, new: bool) -> None:
     """Watch it for a moment, then leave the pane to its user. Raises `spawn_failed` when its program ends."""
     ends_at = mesh.clock.now() + mesh.config.spawn.settle_seconds
     with mesh.bus.listen("process.ended", peer.peer_id) as nudge:
@@ -229,10 +229,10 @@ async def settle(mesh: Mesh, starts: Starts, spawn_id: str, peer: Peer, owned: O
                 with mesh.change() as change:
                     ownership.change_columns(change, spawn_id, remains=0)
             return
-    raise await _failure(mesh, starts.launches[spawn_id].order, peer, owned)
+    raise await _failure(mesh, starts.launches[spawn_id].order, peer, owned, new=new)
 
 
-async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned) -> Refusal:
+async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned, *, new: bool) -> Refusal:
     """What is to be said of a program that ended at once. A peer that was made for it is off the list."""
     screen, status = "", None
     with suppress(tmux.Gone, tmux.Hangs):  # its user closed it, or tmux does not answer
@@ -246,7 +246,7 @@ async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned) -> Refusa
     lines = [line.rstrip() for line in clean(screen).splitlines() if line.strip()]
     with mesh.change() as change:
         known = peers.find(change.db, peer.peer_id)
-        if known is not None and known.session is None:
+        if known is not None and new:
             lives.say(change, known, presence.OFFLINE, "spawn_failed")
             lives.hide(change, known, "spawn_failed", ended_at=change.now)
         change.record("spawn.failed", peer_id=peer.peer_id, status=status)

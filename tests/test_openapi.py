@@ -360,6 +360,10 @@ async def see_the_agents(go: Tour) -> None:
     await go("POST", "/spawn", {**order, "message": "begin"}, expect=403)
     await go("POST", "/spawn/{spawn_id}/launch", spawn_id="spawn-0", expect=410)
     await go("POST", "/kill-peer", {"peer_identifier": "nobody"}, expect=404)
+    switch = "/peers/{name}/switch-backend"
+    await go("POST", switch, {"new_backend": "codex"}, query={"circle": "default"}, name="ben", expect=409)
+    await go("POST", switch, {"new_backend": "codex"}, name="nobody", expect=404)
+    await go("POST", switch, {"new_backend": "mcp-http"}, name="ben", expect=422)
     restart, told = "/peers/{name}/restart", "/sessions/{repowire_session_id}/controls/notify"
     resume = "/sessions/{repowire_session_id}/controls/resume"
     body = {"circle": "default", "from_peer": "ann", "dry_run": True, "message": "go on"}
@@ -454,7 +458,12 @@ async def last_notify(ben: Any) -> dict[str, Any]:
 
 
 # What an agent in a real tmux is needed for: tests/live/test_spawn.py holds these answers to the document
-NEED_TMUX = {("POST", "/spawn"), ("POST", "/spawn/{spawn_id}/launch"), ("POST", "/peers/{name}/restart")}
+NEED_TMUX = {
+    ("POST", "/spawn"),
+    ("POST", "/spawn/{spawn_id}/launch"),
+    ("POST", "/peers/{name}/switch-backend"),
+    ("POST", "/peers/{name}/restart"),
+}
 
 
 async def test_every_answer_is_as_the_document_says_and_no_route_is_left_out(tour: Tour) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 from repowire.answers import (
+    Json,
     KillPeerResult,
     RestartPeerResult,
     SessionNotifyResult,
@@ -62,6 +63,13 @@ class Spawns(Transport):
         body = given({"circle": circle, "from_peer": from_peer, "dry_run": dry_run, "message": message})
         path = f"/peers/{quote(peer_identifier, safe='')}/restart"
         return made(RestartPeerResult, await self.request("POST", path, body, seconds=self.timeout + START_SECONDS))
+
+    async def switch_backend(self, name: str, new_backend: str, *, circle: str | None = None) -> Json:
+        """End an agent and start one of another kind in its place, as the same peer; the answer names both kinds."""
+        path, seconds = f"/peers/{quote(name, safe='')}/switch-backend", self.timeout + START_SECONDS
+        body, query = {"new_backend": new_backend}, {"circle": circle}
+        answer: Json = await self.request("POST", path, body, query=query, seconds=seconds)
+        return answer
 
     async def notify_session(self, session_id: str, text: str, **more: Any) -> SessionNotifyResult:
         """Tell whoever lives in a session (`rw-session-…`) something; `more`: from_peer, attachments, bypass_circle."""

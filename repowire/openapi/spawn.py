@@ -1,5 +1,6 @@
 """Agents started, ended and started again, in the words of the document."""
 
+from repowire.config import STARTABLE
 from repowire.openapi.words import (
     ATTACHMENTS,
     FLAG,
@@ -8,6 +9,7 @@ from repowire.openapi.words import (
     TEXT,
     Route,
     Schema,
+    free,
     line,
     listed,
     loose,
@@ -91,6 +93,14 @@ SHAPES: dict[str, Schema] = {
         tmux_session=maybe(SHOWN),
         pane_id=maybe(SHOWN),
     ),
+    "Switched": record(
+        ok=FLAG,
+        display_name=SHOWN,
+        tmux_session=maybe(SHOWN),
+        old_backend=SHOWN,
+        new_backend=SHOWN,
+        command=SHOWN,
+    ),
     "Killed": record(ok=FLAG, tmux_killed=maybe(FLAG)),
 }
 
@@ -143,6 +153,18 @@ ROUTES = [
         refuses={
             403: NOT_ALLOWED, 404: "no such peer, or its folder is gone",
             409: f"{SEVERAL}; or its pane, its session or its folder does not allow it: `error` says which",
+            422: NOT_HAD, 500: f"`kill_failed`, {ENDED_AT_ONCE}",
+        },
+    ),
+    Route(
+        "POST", "/peers/{name}/switch-backend", "switch_backend",
+        "End an agent and start one of another kind in its place, as the same peer.",
+        takes({"new_backend": word(*STARTABLE)}),
+        query={"circle": free("where to look for the name")},
+        answer=shape("Switched"),
+        refuses={
+            403: NOT_ALLOWED, 404: "no such peer, or its folder is gone",
+            409: f"{SEVERAL}; `same_backend`, `in_flight_asks`, or its pane does not allow it: `error` says which",
             422: NOT_HAD, 500: f"`kill_failed`, {ENDED_AT_ONCE}",
         },
     ),

@@ -661,5 +661,56 @@ def test_a_session_that_another_process_lives_in_is_not_resumed_beside_it(yard: 
     ben = yard.live.post("/peers", name="ben", path=str(yard.work), backend="claude-code", **held)
     assert ben["peer_id"] != ann.peer_id
     refused = yard.live.post(f"/sessions/{session}/controls/resume", expect=409, dry_run=False)["detail"]
-    assert (refused["error"], refused["holders"]) == ("resume_unavailable", [pid])
+    assert (refused["error"], refused["hint"].split()[0]) == ("active_executor", "ben")
     assert yard.new_panes() == {ann.pane, other}
+
+
+# -- another kind ----------------------------------------------------------------------
+
+
+def switch(yard: Yard, peer_id: str, backend: str, *, expect: int = 200) -> dict[str, Any]:
+    found: dict[str, Any] = yard.live.post(f"/peers/{peer_id}/switch-backend", expect=expect, new_backend=backend)
+    route = ("POST", "/peers/{name}/switch-backend")
+    assert faults(schema_of(route, expect, "application/json") or {}, found) == []
+    return found["detail"] if expect >= 400 else found
+
+
+def test_another_kind_of_agent_takes_the_place_with_the_name_and_the_mail(yard: Yard) -> None:
+    ann = Settled(yard, name="ann", circle="night", profile="fast")
+    sent = yard.live.post("/notify", to_peer=ann.peer_id, text="for whoever you are")
+    told = switch(yard, ann.peer_id, "codex")
+    assert (told["old_backend"], told["new_backend"], told["command"]) == ("claude-code", "codex", "stubborn --now")
+    yard.shows(ann.pane, "ready")
+    yard.pids.append(yard.pid(ann.pane))
+    assert gone(ann.pid)
+    peer = yard.peers()["ann"]
+    assert (peer["peer_id"], peer["backend"], peer["circle"]) == (ann.peer_id, "codex", "night")
+    assert "hook_session_id" not in peer["metadata"]
+    assert yard.live.get(f"/deliveries/{sent['delivery_id']}")["state"] in ("queued", "held", "leased")
+    assert ann.restart(expect=409)["error"] == "resume_unavailable", "the session was the other's"
+    ann.say("c-1")
+    assert ann.restart(dry_run=True)["command"] == "stubborn --now resume c-1"
+    assert switch(yard, ann.peer_id, "codex", expect=409)["error"] == "same_backend"
+
+
+def test_a_switch_is_refused_while_asks_are_open_or_the_kind_is_not_to_be_had(yard: Yard) -> None:
+    ann = Settled(yard, name="ann")
+    asked = yard.live.post("/ask", to_peer="ann", text="ready?", if_offline="queue")["correlation_id"]
+    refused = switch(yard, ann.peer_id, "codex", expect=409)
+    assert (refused["error"], refused["open_asks"]) == ("in_flight_asks", [asked])
+    yard.live.post("/decline", correlation_id=asked, reason="later")
+    assert switch(yard, ann.peer_id, "opencode", expect=422)["error"] == "command_unavailable"
+    assert not gone(ann.pid)
+
+
+def test_a_switch_that_fails_leaves_a_peer_that_can_be_gone_on_with(yard: Yard) -> None:
+    ann = Settled(yard, name="ann")
+    session = session_of(yard, ann.peer_id)
+    refused = switch(yard, ann.peer_id, "gemini", expect=500)
+    assert (refused["error"], refused["exit_status"]) == ("spawn_failed", 3)
+    assert yard.new_panes() == set()
+    until(lambda: yard.peers()["ann"]["status"] == "offline")
+    assert yard.peers()["ann"]["backend"] == "claude-code"
+    done = yard.live.post(f"/sessions/{session}/controls/resume", dry_run=False)
+    assert done["executor_peer_id"] == ann.peer_id
+    yard.shows(done["pane_id"], "--resume s-1")
