@@ -17,7 +17,7 @@ from repowire.deliveries import Delivery
 from repowire.errors import malformed, not_found, unavailable
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import HINT, HUMAN, MAX_TEXT_CHARS
+from repowire.protocol import HINT, HUMAN, MAX_TEXT_CHARS, how_to_ack
 
 PENDING_MOST = 10
 
@@ -250,7 +250,7 @@ def keeps_asks(peer: Peer) -> bool:
 
 
 def _frame(correlation_id: str, from_peer: str, to_peer: str, draft: Draft) -> dict[str, Any]:
-    hint = f'{HINT}ack("{correlation_id}") or ack("{correlation_id}", "reply")'
+    hint = how_to_ack(correlation_id)
     if draft.question is not None:
         hint = f'{HINT}answer("{correlation_id}", option_id=...) or answer("{correlation_id}", text="...")'
     frame: dict[str, Any] = {

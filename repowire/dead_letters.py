@@ -41,7 +41,7 @@ def _listed(
         f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most",
         {"before": before, "peer": peer_id, "most": most},
     )
-    return [(row[0], as_json(db, Delivery(*row))) for row in rows.fetchall()]
+    return [(row[0], as_json(db, Delivery.of(row))) for row in rows.fetchall()]
 
 
 # -- rules ---------------------------------------------------------------------
@@ -112,7 +112,7 @@ def tick(mesh: Mesh) -> float:
     """Tell the senders of what died since; those of one broadcast make one notice."""
     while rows := mesh.db.conn.execute(f"{_UNTOLD} LIMIT {BATCH}").fetchall():
         with mesh.change() as change:
-            for group in _groups(Delivery(*row) for row in rows):
+            for group in _groups(Delivery.of(row) for row in rows):
                 _tell_sender(change, mesh, group)
             change.db.executemany(
                 "UPDATE deliveries SET told_at = ? WHERE seq = ?", [(change.now, row[0]) for row in rows]

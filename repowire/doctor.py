@@ -226,7 +226,7 @@ def _held(db: Connection, peer_id: str) -> list[Delivery]:
     rows = db.execute(
         "SELECT * FROM deliveries WHERE peer_id = ? AND state = 'held' ORDER BY seq LIMIT ?", (peer_id, HELD_MOST)
     )
-    return [Delivery(*row) for row in rows]
+    return [Delivery.of(row) for row in rows]
 
 
 # -- the settings of agents ----------------------------------------------------------

@@ -69,7 +69,7 @@ def hold(change: Change, peer: Peer, reason: str | None, seconds: float | None) 
         (HELD_BY_USER, peer.peer_id),
     ).fetchall()
     change.record("peer.held", peer_id=peer.peer_id, reason=reason, until=until)
-    for one in sorted(Delivery(*row) for row in rows):
+    for one in sorted(Delivery.of(row) for row in rows):
         deliveries.say(change, "held", one, HELD_BY_USER)
     return len(rows)
 
@@ -85,7 +85,7 @@ def release(change: Change, peer: Peer, why: str) -> int:
         (peer.peer_id, HELD_BY_USER),
     ).fetchall()
     change.record("peer.released", peer_id=peer.peer_id, reason=why)
-    for one in sorted(Delivery(*row) for row in rows):
+    for one in sorted(Delivery.of(row) for row in rows):
         deliveries.say(change, "queued", one, "released")
     if (door := change.mesh.doors.of(peer.peer_id)) is not None:
         door.retry_at = 0.0

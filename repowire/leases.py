@@ -17,7 +17,7 @@ def at_start(mesh: Mesh) -> None:
     """
     with mesh.change() as change:
         for row in change.db.execute("SELECT * FROM deliveries WHERE state = 'leased'").fetchall():
-            delivery = Delivery(*row)
+            delivery = Delivery.of(row)
             if not (delivery.leased_by or "").startswith(("instance:", PICKUP)):
                 deliveries.unknown(change, delivery, "the daemon stopped before a receipt came")
 
@@ -39,16 +39,16 @@ def tick(mesh: Mesh) -> float:
     ).fetchall()
     if stale or late:
         with mesh.change() as change:
-            for one in (Delivery(*row) for row in stale):
+            for one in (Delivery.of(row) for row in stale):
                 if (one.leased_by or "").startswith(PICKUP):
                     deliveries.release(change, [one], "not_confirmed")
                 else:
                     deliveries.unknown(change, one, "no receipt came within the lease")
             for row in late:
                 if deliveries.become(
-                    change, Delivery(*row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now
+                    change, Delivery.of(row), (QUEUED, HELD), EXPIRED, "nobody fetched it in time", closed_at=now
                 ):
-                    deliveries.say(change, "expired", Delivery(*row), "nobody fetched it in time")
+                    deliveries.say(change, "expired", Delivery.of(row), "nobody fetched it in time")
     _forget(mesh, now)
     for door in mesh.doors:
         if door.remembers:

@@ -72,7 +72,7 @@ def _sought(db: Connection, sought: Sought) -> list[tuple[int, dict[str, Any]]]:
     rows = db.execute(
         f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most", sought._asdict()
     ).fetchall()
-    return [(row[0], as_message(db, Delivery(*row))) for row in rows]
+    return [(row[0], as_message(db, Delivery.of(row))) for row in rows]
 
 
 def as_message(db: Connection, delivery: Delivery) -> dict[str, Any]:

@@ -159,6 +159,11 @@ BLOCK = re.compile(
 FROM_AGENT, FROM_HUMAN = "from a peer agent, not your user", "from your user, by repowire"
 
 
+def how_to_ack(correlation_id: str) -> str:
+    """The end of an ask's text on the wire (wire.md 2.4)."""
+    return f'{HINT}ack("{correlation_id}") or ack("{correlation_id}", "reply")'
+
+
 def clean(text: str) -> str:
     """The text without what is no text; all else letter for letter."""
     return UNSAFE.sub("", text.replace("\r\n", "\n"))

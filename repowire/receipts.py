@@ -63,8 +63,9 @@ def take(change: Change) -> None:
             door.handed_at = change.now
 
 
-_HANDED = (
-    "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?"
+_HANDED = (  # what was handed over a plain socket is never taken back from it, so it need not be known which it was
+    "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?,"
+    " leased_by = CASE WHEN leased_by GLOB 'socket:*' THEN NULL ELSE leased_by END"
     " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'unknown')"
 )
 
@@ -79,7 +80,7 @@ def seen(change: Change, peer_id: str, delivery_id: str, by: str) -> bool:
     row = change.db.execute(_SEEN, (change.now, delivery_id, peer_id)).fetchone()
     if row is None:
         return False
-    delivery = Delivery(*row)
+    delivery = Delivery.of(row)
     deliveries.say(change, "seen", delivery, by=by)
     if (door := change.mesh.doors.of(peer_id)) is not None:
         door.receipted(delivery_id)
@@ -99,7 +100,7 @@ def unshown(db: Connection, peer_id: str) -> list[Delivery]:
         " AND (leased_by GLOB 'channel:*' OR leased_by GLOB 'hook:*') ORDER BY seq",
         (peer_id,),
     )
-    return [Delivery(*row) for row in rows]
+    return [Delivery.of(row) for row in rows]
 
 
 def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
@@ -109,4 +110,4 @@ def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
         found += db.execute(
             f"SELECT * FROM deliveries WHERE peer_id = ? AND state = '{state}' AND leased_by GLOB 'hook:*'", (peer_id,)
         ).fetchall()
-    return sorted(Delivery(*row) for row in found)
+    return sorted(Delivery.of(row) for row in found)

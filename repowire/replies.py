@@ -106,7 +106,6 @@ def _answer(
         **{"from": ask.replied_by, "to": ask.from_peer},
         from_peer_id=ask.to_peer_id,
         to_peer_id=ask.from_peer_id,
-        peer_id=ask.to_peer_id,
         status=reason,
         reason=reason if reason == DECLINED else None,
         text=reply.text,

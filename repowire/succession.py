@@ -66,13 +66,13 @@ def move(change: Change, peer_id: str, heir: Peer) -> int:
     rows = change.db.execute(
         "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq", (peer_id,)
     ).fetchall()
-    for one in (Delivery(*row) for row in rows):
+    for one in (Delivery.of(row) for row in rows):
         frame = json.loads(one.frame)
         if frame.get("to_peer") is not None:
             frame["to_peer"] = heir.display_name
         change.db.execute(
             "UPDATE deliveries SET peer_id = ?, frame = ?, state = 'queued', reason = 'handed_over' WHERE seq = ?",
-            (heir.peer_id, deliveries.encode(frame), one.seq),
+            (heir.peer_id, deliveries.packed(deliveries.encode(frame), one.trace), one.seq),
         )
         deliveries.say(change, "queued", one._replace(peer_id=heir.peer_id), "handed_over")
     if rows:
@@ -138,7 +138,7 @@ def close(change: Change, mesh: Mesh, old: Peer) -> None:
         "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held')", (old.peer_id,)
     )
     for row in rows.fetchall():
-        deliveries.cancel(change, Delivery(*row).delivery_id, GONE)
+        deliveries.cancel(change, Delivery.of(row).delivery_id, GONE)
 
 
 # -- loop ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from conftest import until_async
 
 from repowire import asks, claims, deliveries, lives, peers, presence, replies, succession
 from repowire.claims import Claim
+from repowire.deliveries import Delivery
 
 
 def come(mesh, name, *, session=None, started=None, **fields):
@@ -38,8 +39,8 @@ def retire(mesh, peer):
 
 
 def mail(mesh, peer):
-    query = "SELECT frame FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq"
-    return [json.loads(row[0]) for row in mesh.db.conn.execute(query, (peer.peer_id,))]
+    query = "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('queued', 'held') ORDER BY seq"
+    return [json.loads(Delivery.of(row).frame) for row in mesh.db.conn.execute(query, (peer.peer_id,))]
 
 
 def texts(mesh, peer):
