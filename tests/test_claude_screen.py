@@ -96,7 +96,7 @@ def test_an_empty_box_that_lost_a_line_is_not_ready(version: str, line: int) -> 
 )
 def test_whatever_is_not_claude_is_unknown(shown: str) -> None:
     assert screen(shown).verdict == "unknown"
-    assert agents.screen("shell", capture("2.1.330", "empty")).verdict == "unknown"
+    assert agents.screen("no-agent", capture("2.1.330", "empty")).verdict == "unknown"
 
 
 def test_a_prompt_that_was_sent_is_told_from_a_box() -> None:
