@@ -1,5 +1,6 @@
 """Links on a real daemon, its real ws-hook and a real tmux: a pane becomes a peer's with a way in, or nothing stays."""
 
+import fcntl
 import json
 import os
 import select
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from boxes import Box, Host, hosting
+from boxes import Box, Host, hosting, program
 from claude.driver import Claude, User
 from claude.model import Model
 from conftest import Live, TmuxServer, until
@@ -238,6 +239,50 @@ def test_a_pane_id_that_two_servers_have_is_a_conflict(host: Host, short_folder:
         other.run("kill-server")
 
 
+def test_a_pane_that_is_gone_though_its_program_lives_on_is_not_linked(host: Host) -> None:
+    slow(host)
+    stays = host.folder / "stays.py"
+    stays.write_text("import signal, time\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\ntime.sleep(60)\n")
+    pane = host.tmux.window(str(program(host.folder, "claude")), str(stays), cwd=host.folder)
+    pid = host.tmux.pid(pane)
+    until(lambda: int(status_of(pid, "SigIgn"), 16) & 1)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            linking = pool.submit(host.link, pane, name="ann")
+            until(lambda: "ann" in host.peers())
+            host.tmux.run("kill-pane", "-t", pane)
+            for hook in host.ws_hooks():
+                os.kill(hook, signal.SIGCONT)
+            done = linking.result()
+        assert (done["linked"], done["reason"]) == (False, "pane_gone")
+        nothing_of(host, pane)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def status_of(pid: int, name: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line for line in lines if line.startswith(f"{name}:")).split()[1]
+
+
+def test_where_nothing_can_serve_the_panes_the_reason_says_so(host: Host) -> None:
+    lock = host.live.home / "ws-hook.lock"
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as another one that serves this home, and does not come
+        box = host.box()
+        done = host.link(box.pane, name="ann")
+        assert (done["linked"], done["reason"]) == (False, "ws_hook_spawn_failed")
+        nothing_of(host, box.pane)
+    assert host.link(box.pane, name="ann")["linked"]
+
+
+def test_name_circle_and_folder_are_what_was_said(host: Host) -> None:
+    done = host.link(host.box().pane, name="ann", circle="night", cwd="/src/elsewhere")
+    peer = host.peers()["ann"]
+    assert (done["display_name"], peer["circle"], peer["path"]) == ("ann", "night", "/src/elsewhere")
+    assert (peer["tmux_session"], peer["backend"]) == ("main", "claude-code")
+
+
 # -- the command line ------------------------------------------------------------
 
 
@@ -309,6 +354,8 @@ def test_the_hint_comes_from_the_processes_and_not_from_tmux_alone(host: Host) -
 
 @pytest.mark.parametrize("version", ["2.1.330", "2.1.197"])
 def test_a_real_agent_that_nobody_set_up_is_linked_and_hears(host: Host, version: str) -> None:
+    if version == "2.1.330" and host.tmux.run("-V") < "tmux 3.2":
+        pytest.skip("it writes no registry file in such a tmux")
     with Model() as model:
         claude = Claude(host.tmux, User(host.folder, model), "ann", version).start()
         try:
