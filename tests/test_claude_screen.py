@@ -99,6 +99,46 @@ def test_whatever_is_not_claude_is_unknown(shown: str) -> None:
     assert agents.screen("no-agent", capture("2.1.330", "empty")).verdict == "unknown"
 
 
+def test_of_any_other_program_no_box_is_known_and_only_the_clock_can_tell() -> None:
+    row = agents.row("shell")
+    assert (row.plain, row.steady_seconds) == (True, 1.0)
+    assert not row.holds(BLOCK, BLOCK, True)
+    assert not row.submitted(f"❯ {BLOCK}", "7f3a")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "interprets"),
+    [
+        ("bash", ["-bash"], True),
+        ("zsh", ["/bin/zsh", "-l"], True),
+        ("sh", ["sh", "run.sh"], False),
+        ("bash", ["bash", "-c", "make watch"], False),
+        ("cat", ["cat"], False),
+    ],
+)
+def test_a_shell_at_its_prompt_is_told_from_one_that_runs_a_script(
+    name: str, arguments: list[str], interprets: bool
+) -> None:
+    assert agents.shell.interprets(name, arguments) is interprets
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "backend"),
+    [
+        ("claude", [], "claude-code"),
+        ("codex", ["codex"], "codex"),
+        ("node", ["node", "/usr/local/bin/gemini"], "gemini"),
+        ("node", ["node", "--no-warnings", "/lib/node_modules/@google/gemini-cli/dist/index.js"], "gemini"),
+        ("MainThread", ["node", "/opt/bin/pi"], "pi"),
+        ("node", ["node", "server.js"], None),
+        ("vim", ["vim", "/src/gemini"], None),
+        ("node", ["node"], None),
+    ],
+)
+def test_which_agent_a_process_seems_to_be(name: str, arguments: list[str], backend: str | None) -> None:
+    assert agents.backend_of(name, arguments) == backend
+
+
 def test_a_prompt_that_was_sent_is_told_from_a_box() -> None:
     assert submitted(f"\x1b[48;5;237m❯ \x1b[38;5;231m{BLOCK}", "7f3a")
     assert not submitted(f"❯\u00a0{BLOCK}", "7f3a")
