@@ -54,7 +54,8 @@ async def holders(mesh: Mesh, backend: str, session: str, transcript: str | None
     folder = claude.config_dir(transcript) if backend == "claude-code" else None
     if folder is not None:
         told = await asyncio.to_thread(_registered, Path(folder, "sessions"), session)
-        found |= {pid for pid in told if mesh.procs.started(pid) is not None}
+        # a file outlives the process that was killed, and its number may be another program's by now
+        found |= {pid for pid in told if mesh.procs.started(pid) is not None and _is_claude(mesh, pid)}
     return sorted(found - {without})
 
 
@@ -65,6 +66,10 @@ def lives(mesh: Mesh, peer: Peer) -> bool:
         and peer.agent_started is not None
         and mesh.procs.alive(peer.agent_pid, peer.agent_started)
     )
+
+
+def _is_claude(mesh: Mesh, pid: int) -> bool:
+    return mesh.procs.name(pid) in claude.PROGRAMS
 
 
 def _registered(folder: Path, session: str) -> list[int]:
