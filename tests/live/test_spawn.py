@@ -18,6 +18,9 @@ import pytest
 from conftest import Live, TmuxServer, gone, until
 from test_openapi import faults, schema_of
 
+from repowire.client import RepowireClient
+from repowire.errors import Refusal
+
 pytestmark = pytest.mark.live
 
 # The agents. `steady` stands; it says what it is, and where.
@@ -714,3 +717,47 @@ def test_a_switch_that_fails_leaves_a_peer_that_can_be_gone_on_with(yard: Yard) 
     done = yard.live.post(f"/sessions/{session}/controls/resume", dry_run=False)
     assert done["executor_peer_id"] == ann.peer_id
     yard.shows(done["pane_id"], "--resume s-1")
+
+
+# -- what an agent may --------------------------------------------------------------------
+
+
+def test_an_agent_ends_nobody_of_another_circle_and_speaks_for_nobody_else(yard: Yard) -> None:
+    made = yard.spawn(circle="night", name="ann")
+    yard.live.post("/peers", name="me", path="/src/me", agent_pid=os.getpid())
+    for verb in ("kill", "restart"):
+        done = yard.live.cli("peer", verb, "ann")
+        assert (done.returncode, "is in circle 'night'" in done.stderr) == (1, True), done.stderr
+        done = yard.live.cli("peer", verb, "ann", "--from-peer", "ann")
+        assert (done.returncode, "you are me" in done.stderr) == (1, True), done.stderr
+    assert not gone(yard.pid(made["pane_id"]))
+
+
+def test_an_agent_starts_another_in_its_own_name(yard: Yard) -> None:
+    me = yard.live.post("/peers", name="me", path="/src/me", agent_pid=os.getpid())
+    done = yard.live.cli("peer", "new", str(yard.work / "app"), "--backend", "claude-code", "-m", "begin", "--json")
+    made = json.loads(done.stdout)
+    yard.pids.append(yard.pid(made["pane_id"]))
+    sent = yard.live.get(f"/messages?peer={made['peer_id']}")["messages"]
+    assert [(one["text"], one["from_peer_id"]) for one in sent] == [("begin", me["peer_id"])]
+    done = yard.live.cli("peer", "kill", made["peer_id"])
+    assert done.returncode == 0
+    assert yard.new_panes() == set()
+
+
+def test_what_another_agent_said_and_how_it_is_set_up_is_not_an_agents_to_see(yard: Yard) -> None:
+    yard.live.post("/peers", name="ann", path="/src/ann")
+    yard.live.post("/peers", name="me", path="/src/me", agent_pid=os.getpid())
+    with RepowireClient(home=yard.live.home) as daemon:
+        assert daemon.transcript("me")["history_status"] == "unavailable"
+        for ask in (
+            lambda: daemon.transcript("ann"),
+            lambda: daemon.timeline("ann"),
+            lambda: daemon.search_timeline("ann", "x"),
+            lambda: daemon.list_mcp_servers("ann"),
+            lambda: daemon.add_mcp_server("ann", "x", command="x"),
+            lambda: daemon.remove_mcp_server("ann", "x"),
+        ):
+            with pytest.raises(Refusal) as refused:
+                ask()
+            assert (refused.value.status, refused.value.error) == (403, "not_your_peer")
