@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import asks, callers, peers, receipts, wire
+from repowire import asks, callers, peers, receipts, sessions, wire
 from repowire.errors import invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
@@ -86,6 +86,8 @@ async def post_chat(request: web.Request) -> web.Response:
         change.record("chat.turned", **event)
         if peer is not None and role == "user":
             seen(change, peer.peer_id, shown(text), "turn")
+        if peer is not None and event["session_id"] is not None:
+            sessions.remember(change, peer.peer_id, event["session_id"], anew=False)
     if role == "assistant" and turn is not None:
         request.app[FINISHED].add(event["session_id"], turn)
     return wire.reply({"ok": True})

@@ -400,3 +400,12 @@ def test_the_bytes_of_one_page_do_not_grow_with_the_file(tmp_path: Path, monkeyp
     assert sum(read) < 400_000
     page(READERS["claude-code"], [Source("s", file, None)], 50, history.place_of(cursor))
     assert sum(read) < 800_000
+
+
+async def test_a_turn_that_is_told_names_the_session_that_it_is_of(api: Api, home: Path) -> None:
+    await api.post("/peers", name="ann", path=WORK, backend="claude-code")
+    turn = {"peer": "ann", "role": "user", "text": "hello", "session_id": "s-claude"}
+    await api.post("/events/chat", **turn)
+    told = await api.get("/peers/ann/transcript", limit=1)
+    assert (told["history_source"], told["turns"][0]["session_id"]) == ("session_binding", "s-claude")
+    assert told["binding_status"] == "bound"

@@ -168,6 +168,6 @@ class Agents(RuleBasedStateMachine):
 
 
 Agents.TestCase.settings = settings(
-    max_examples=6, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=4, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAgents = Agents.TestCase

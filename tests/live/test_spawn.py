@@ -45,7 +45,13 @@ class Yard:
         self.before = self.panes()
         self.pids: list[int] = []
         self.settings: dict[str, Any] = {
-            "commands": {"claude-code": "steady", "codex": "stubborn --now", "gemini": "hasty", "pi": "wrapper"},
+            "commands": {
+                "claude-code": "steady",
+                "codex": "stubborn --now",
+                "gemini": "hasty",
+                "pi": "wrapper",
+                "antigravity": "steady --quietly",
+            },
             "allowed_commands": [str(self.bin / "claude") + " --odd"],
             "allowed_paths": [str(self.work)],
             "profiles": {"claude-code": {"fast": {"args": ["--model", "a b"], "description": "the quick one"}}},
@@ -170,12 +176,21 @@ def test_a_command_that_is_allowed_word_for_word(yard: Yard) -> None:
     assert (refused["error"], refused["allowed_commands"][-1]) == ("command_unavailable", line)
 
 
+def test_an_agent_that_says_nothing_of_itself_has_its_asks_kept(yard: Yard) -> None:
+    made = yard.spawn(backend="antigravity")
+    assert made["registration_state"] == "cli_fallback"
+    asked = yard.live.post("/ask", to_peer=made["peer_id"], text="ready?")
+    assert [one["text"] for one in yard.live.get(f"/asks/pending?peer_id={made['peer_id']}")["asks"]] == ["ready?"]
+    assert asked["correlation_id"]
+
+
 def test_the_config_is_told(yard: Yard) -> None:
     told = yard.live.get("/spawn/config")
     assert told["enabled"] is True
     assert told["commands"] == yard.settings["commands"]
     assert told["profiles"] == yard.settings["profiles"]
-    assert told["allowed_commands"] == ["steady", "stubborn --now", "hasty", "wrapper", f"{yard.bin}/claude --odd"]
+    lines = ["steady", "stubborn --now", "hasty", "wrapper", "steady --quietly", f"{yard.bin}/claude --odd"]
+    assert told["allowed_commands"] == lines
     assert told["allowed_paths"] == yard.settings["allowed_paths"]
 
 
@@ -420,7 +435,7 @@ def test_peer_new_says_what_a_failed_start_showed(yard: Yard) -> None:
 def test_peer_new_asks_for_the_kind_where_there_are_several(yard: Yard) -> None:
     done = yard.live.cli("peer", "new", str(yard.work / "app"))
     assert done.returncode == 2
-    assert "claude-code, codex, gemini, pi" in done.stderr
+    assert "antigravity, claude-code, codex, gemini, pi" in done.stderr
 
 
 def test_peer_kill_says_when_the_agent_was_left_alone(yard: Yard) -> None:
