@@ -142,6 +142,24 @@ def status(child: Child, ask: Ask | None) -> str:
     return "replied" if ask.reply is not None or ask.reply_attachments else "acked"
 
 
+def rollup(db: Connection, group: Group, now: float) -> dict[str, Any]:
+    """What came of all of them, as the wire shows it."""
+    rows = [_answer(db, child) for child in children(db, group.parent_id)]
+    count = {word: sum(row["status"] == word for row in rows) for word in ("acked", "replied", "pending", "failed")}
+    late = now >= group.deadline_at and count["pending"] > 0
+    return {
+        "parent_id": group.parent_id,
+        "from_peer": group.from_peer,
+        "text": group.text,
+        "created_at": wire.moment(group.created_at),
+        "deadline": wire.moment(group.deadline_at),
+        "state": "partial" if late else "pending" if count["pending"] else "complete",
+        "timed_out": late,
+        "rollup": {"total": len(rows), **count},
+        "children": rows,
+    }
+
+
 # -- loop ----------------------------------------------------------------------
 
 WAKES = ()
@@ -177,7 +195,7 @@ async def post_ask_many(request: web.Request) -> web.Response:
         attachments=tuple(body.records("attachments")),
         keep_if_offline=body.choice("if_offline", ("queue", "refuse"), "refuse") == "queue",
     )
-    plan = Plan(draft, _names(body), max(0.0, body.seconds("timeout_seconds", default=TIMEOUT_SECONDS,
+    plan = Plan(draft, names_of(body, "to_peers"), max(0.0, body.seconds("timeout_seconds", default=TIMEOUT_SECONDS,
                                                              at_most=TIMEOUT_MOST_SECONDS)))  # fmt: skip
     claim = idempotency.claimed(request, body.fields, draft.from_peer)
     with mesh.change() as change:
@@ -191,10 +209,11 @@ async def post_ask_many(request: web.Request) -> web.Response:
     return _opened(group, [(child, written[one.delivery_id] if one else None) for child, one in opened])
 
 
-def _names(body: wire.Body) -> tuple[str, ...]:
-    names = body.members("to_peers", most=CHILDREN_MOST)
+def names_of(body: wire.Body, field: str) -> tuple[str, ...]:
+    """Who is to be asked."""
+    names = body.members(field, most=CHILDREN_MOST)
     if not names or not all(isinstance(name, str) and 0 < len(name) <= 128 for name in names):
-        raise invalid("to_peers", f"must be a list of 1 to {CHILDREN_MOST} peers' names or ids", limit=CHILDREN_MOST)
+        raise invalid(field, f"must be a list of 1 to {CHILDREN_MOST} peers' names or ids", limit=CHILDREN_MOST)
     return tuple(names)
 
 
@@ -228,22 +247,7 @@ async def get_ask_many(request: web.Request) -> web.Response:
     caller = callers.calling(mesh, request)
     if caller is not None and caller.peer_id != group.from_peer_id:
         raise forbidden("not_the_asker", f"only {group.from_peer} reads the answers", asker=group.from_peer)
-    rows = [_answer(db, child) for child in children(db, group.parent_id)]
-    count = {word: sum(row["status"] == word for row in rows) for word in ("acked", "replied", "pending", "failed")}
-    late = now >= group.deadline_at and count["pending"] > 0
-    return wire.reply(
-        {
-            "parent_id": group.parent_id,
-            "from_peer": group.from_peer,
-            "text": group.text,
-            "created_at": wire.moment(group.created_at),
-            "deadline": wire.moment(group.deadline_at),
-            "state": "partial" if late else "pending" if count["pending"] else "complete",
-            "timed_out": late,
-            "rollup": {"total": len(rows), **count},
-            "children": rows,
-        }
-    )
+    return wire.reply(rollup(db, group, now))
 
 
 def _answer(db: Connection, child: Child) -> dict[str, Any]:

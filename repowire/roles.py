@@ -27,6 +27,19 @@ def holders(db: Connection, circle: str) -> list[Peer]:
     return [Peer(*row) for row in rows]
 
 
+def orchestrator(mesh: Mesh, circle: str) -> dict[str, Any]:
+    """Who orchestrates a circle, if anybody does and is fresh, as the wire shows it."""
+    found = next((one for one in holders(mesh.db.conn, circle) if lives.fresh(mesh, one)), None)
+    return {
+        "circle": circle,
+        "present": found is not None,
+        "peer_id": found.peer_id if found else None,
+        "peer_name": found.display_name if found else None,
+        "last_seen": wire.moment(found.last_seen) if found else None,
+        "stale_after_seconds": lives.stale_after(mesh),
+    }
+
+
 # -- rules ---------------------------------------------------------------------
 
 
@@ -114,19 +127,7 @@ async def post_claim_role(request: web.Request) -> web.Response:
 
 
 async def get_orchestrator(request: web.Request) -> web.Response:
-    mesh, circle = request.app[MESH], request.match_info["name"]
-    db = mesh.db.conn
-    found = next((one for one in holders(db, circle) if lives.fresh(mesh, one)), None)
-    return wire.reply(
-        {
-            "circle": circle,
-            "present": found is not None,
-            "peer_id": found.peer_id if found else None,
-            "peer_name": found.display_name if found else None,
-            "last_seen": wire.moment(found.last_seen) if found else None,
-            "stale_after_seconds": lives.stale_after(mesh),
-        }
-    )
+    return wire.reply(orchestrator(request.app[MESH], request.match_info["name"]))
 
 
 ROUTES = [

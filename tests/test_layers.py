@@ -29,7 +29,7 @@ RANKS = (
     "replies reminders chats",
     "sockets jobs roster arrivals queries messages ask_many succession",
     "spawn",
-    "panes identity endings history executors schedules acp",
+    "panes identity endings history executors schedules acp mcp_tools",
     "links rehooks contradictions holds",
     "hooks mcp doctor openapi",
     "restarts",

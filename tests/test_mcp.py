@@ -7,7 +7,8 @@ import pytest
 from conftest import until_async
 
 from repowire import asks
-from repowire.mcp import COLUMNS, TOOLS, VERSIONS
+from repowire.mcp import VERSIONS
+from repowire.mcp_tools import COLUMNS, TOOLS
 
 
 async def rpc(api, method, params=None, *, headers=None, status=200, **more):
@@ -106,7 +107,10 @@ async def test_there_is_no_stream(api):
 async def test_every_tool_is_listed_with_its_schema(api):
     tools = (await rpc(api, "tools/list"))["result"]["tools"]
     assert [tool["name"] for tool in tools] == list(TOOLS)
-    assert " ".join(TOOLS) == "list_peers whoami ask wait_on_ack ack answer notify_peer set_description"
+    assert " ".join(TOOLS) == (
+        "list_peers whoami ask wait_on_ack ack answer notify_peer ask_many ask_many_result broadcast"
+        " orchestrator_status set_description"
+    )
     for tool in tools:
         schema = tool["inputSchema"]
         assert set(schema["required"]) <= set(schema["properties"])
@@ -260,3 +264,39 @@ async def test_a_fault_of_ours_is_no_result(api, monkeypatch):
         "POST", "/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list_peers"}}
     )
     assert (got.status, got.json["detail"]["error"]) == (500, "internal")
+
+
+async def test_several_are_asked_at_once_and_their_answers_read_together(api):
+    ben = await api.connect("ben", path="/src/ben")
+    headers, me = await agent(api, "s-many", "/src/ann")
+    said = await call(api, "ask_many", headers=headers, peer_names=["ben", "nobody"], query="up?")
+    head, wrong = said.split("\n")
+    parent, _, count = head.partition(" ")
+    assert (count, wrong.partition(":")[0]) == ("(1/2 delivered)", "nobody")
+    cid = (await ben.next())["correlation_id"]
+    assert (await call(api, "ask_many_result", headers=headers, parent_id=parent)).split("\n")[0] == (
+        f"{parent} pending: 2 total, 0 acked, 0 replied, 1 pending, 1 failed"
+    )
+    await api.post("/ack", correlation_id=cid, message="yes\x1b[2J")
+    lines = (await call(api, "ask_many_result", headers=headers, parent_id=parent)).split("\n")
+    assert lines[0].startswith(f"{parent} complete: 2 total")
+    assert lines[1] == "@ben replied: yes[2J"
+    other, _ = await agent(api, "s-other", "/src/other")
+    assert "not_the_asker" in await call(api, "ask_many_result", error=True, headers=other, parent_id=parent)
+    assert "peer_names" in await call(api, "ask_many", error=True, headers=headers, peer_names=[], query="up?")
+    assert me["name"] == "ann"
+
+
+async def test_all_that_are_connected_are_told(api):
+    ben = await api.connect("ben", path="/src/ben")
+    headers, _ = await agent(api, "s-loud", "/src/ann")
+    assert (await call(api, "broadcast", headers=headers, message="lunch")).endswith(": told 1")
+    assert (await ben.next())["text"] == "lunch"
+
+
+async def test_who_orchestrates_is_said(api):
+    headers, me = await agent(api, "s-lead", "/src/lead")
+    assert (await call(api, "orchestrator_status", headers=headers)).split("\n")[1].startswith("default\tFalse\t")
+    await api.post("/peers/claim-role", role="orchestrator", peer_name=me["peer_id"])
+    shown = (await call(api, "orchestrator_status", headers=headers)).split("\n")[1].split("\t")
+    assert shown[:4] == ["default", "True", me["name"], me["peer_id"]]

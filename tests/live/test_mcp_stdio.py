@@ -19,6 +19,7 @@ from conftest import DEADLINE_SECONDS, Live, gone, until
 from hookserver import Server
 
 from repowire import config
+from repowire.mcp_tools import TOOLS
 
 pytestmark = pytest.mark.live
 
@@ -146,7 +147,7 @@ async def test_the_published_client_over_http(live: Live) -> None:
         async with httpx.AsyncClient(headers=headers) as links:
             way = http.streamable_http_client(f"http://127.0.0.1:{live.port}/mcp", http_client=links)
             async with mcp.Client(way) as client:
-                assert len((await client.list_tools()).tools) == 7
+                assert [tool.name for tool in (await client.list_tools()).tools] == list(TOOLS)
                 assert name_of((await client.call_tool("whoami", {})).content[0].text) == "human"
 
 
@@ -374,7 +375,7 @@ def test_over_sockets_as_some_runtimes_give_them(live: Live) -> None:
         stream.flush()
         got = [json.loads(stream.readline()) for _ in range(3)]
         assert sorted(one["id"] for one in got) == [0, 1, 2]
-        assert all(len(one["result"]["tools"]) == 7 for one in got)
+        assert all(len(one["result"]["tools"]) == len(TOOLS) for one in got)
         stream.close()
         ours.close()
         assert shim.wait(DEADLINE_SECONDS) == 0
