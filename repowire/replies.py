@@ -22,6 +22,7 @@ WAIT_SECONDS, WAIT_CAP_SECONDS = 45.0, 50.0  # wire.md 1.4
 CLOSED_SECONDS = 24 * 3600.0  # how long a closed ask can still be read
 
 DECLINED = "declined"  # a close reason: the one who was asked will not answer
+NOBODY = "nobody"  # who answered a question whose time was up: it ends with its default, and no word of its being read
 
 # -- rules -------------------------------------------------------------------
 
@@ -101,18 +102,21 @@ def _answer(
         return _acked_already(change, mesh, asks.load(change.db, correlation_id), reply, reason, by)
     ask = Ask(*row)
     change.record(
-        "ask.closed" if reason == DECLINED else "ask.acked",
+        "ask.closed" if reason == DECLINED or by == NOBODY else "ask.acked",
         correlation_id=correlation_id,
         **{"from": ask.replied_by, "to": ask.from_peer},
         from_peer_id=ask.to_peer_id,
         to_peer_id=ask.from_peer_id,
         status=reason,
-        reason=reason if reason == DECLINED else None,
+        reason="timed_out" if by == NOBODY else reason if reason == DECLINED else None,
         text=reply.text,
         outcome=reply.answer.outcome if reply.answer else None,
         option_id=reply.answer.option_id if reply.answer else None,
     )
-    deliveries.answered(change, ask.delivery_id)
+    if by == NOBODY:
+        deliveries.cancel(change, ask.delivery_id, "timed_out")
+    else:
+        deliveries.answered(change, ask.delivery_id)
     if awaited:
         change.ring(wait_topic(correlation_id))
         return None
@@ -223,7 +227,7 @@ def tick(mesh: Mesh) -> float:
         question = ask.structured
         with mesh.change() as change:
             if question is not None and question.timeout_seconds is not None:
-                _say(change, mesh, ask, question.in_time(), (), "nobody")
+                _say(change, mesh, ask, question.in_time(), (), NOBODY)
             else:
                 end(change, mesh, ask, "expired", "nobody answered it in its time")
     oldest = db.execute("SELECT created_at FROM asks ORDER BY seq LIMIT 1").fetchone()

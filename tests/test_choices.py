@@ -162,6 +162,20 @@ async def test_after_its_time_the_default_is_the_answer(pair, clock, more, expec
     assert await outcome(pair, cid) == expected
 
 
+async def test_nobody_is_said_to_have_answered_what_lapsed(pair, clock):
+    await pair.post("/peers", name="far", path="/src/far")
+    cid = await asked(pair, {**SHIP, "timeout_seconds": 30}, to_peer="far", if_offline="queue")
+    clock.advance(30)
+    replies.tick(pair.mesh)
+    assert (await pair.ann.next())["text"] == f"[ack #{cid} from @nobody] nobody answered it in its time"
+    assert (await pair.get("/deliveries/pending", peer_id="far"))["deliveries"] == []
+    [ask] = [one for one in (await pair.get("/deliveries", peer="far"))["deliveries"] if one["kind"] == "ask"]
+    assert (ask["state"], ask["reason"]) == ("failed", "timed_out")
+    stages = [one["stage"] for one in (await pair.get(f"/traces/{cid}"))["stages"]]
+    assert "answered" not in stages
+    assert "closed" in stages
+
+
 # -- bodies --------------------------------------------------------------------
 
 

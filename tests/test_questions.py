@@ -252,6 +252,26 @@ async def test_time_that_is_up_denies_and_a_late_answer_hears_so(both, seconds):
     assert (end["kind"], end["reason"], end["decision"]) == ("question.closed", "timed_out", "deny")
 
 
+async def test_an_answer_and_the_time_that_is_up_have_one_winner(both):
+    """Forty of each, at the same moment: who waits, who answers and the ledger say the same."""
+
+    async def race(number: int) -> None:
+        name = f"r-{number}"
+        body = {**PERMISSION, "correlation_id": name, "timeout_seconds": 0.2}
+        waiting = asyncio.create_task(both.post("/questions/ask-blocking", **body))
+        await until_async(lambda: both.mesh.bus.heard(questions.topic(name)))
+        await asyncio.sleep(0.15 + number * 0.0025)  # around the moment, and that is what is tried here
+        got = await both.request("POST", "/answer", json={"correlation_id": name, "option_id": "allow"})
+        told = (await waiting)["decision"]
+        assert (got.status, told) in ((200, "allow"), (409, "deny"))
+        if got.status == 409:
+            assert got.json["detail"]["winner"]["reason"] == "timed_out"
+
+    await asyncio.gather(*(race(number) for number in range(40)))
+    ends = [line["correlation_id"] for line in await events(both, *ENDS)]
+    assert sorted(ends) == sorted({f"r-{number}" for number in range(40)})
+
+
 @pytest.mark.parametrize("jump", [-3600.0, 3600.0, 6.0])
 async def test_a_clock_that_jumps_denies(api, clock, jump):
     async with asking(api) as waiting:
