@@ -6,11 +6,13 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -193,6 +195,28 @@ def test_a_hundred_answers_from_four_surfaces_have_one_winner(live: Live) -> Non
     assert asking.answer()["decision"] == won[0]
     [end] = ends(live, "p-1")
     assert end["decision"] == won[0]
+
+
+# -- agents ------------------------------------------------------------------------
+
+
+def test_what_an_agent_started_cannot_answer_for_it(live: Live) -> None:
+    """A shell that is an agent, and the very commands a person would use: refused, whoever asked."""
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=live.environ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        live.post("/peers", name="ann", path="/src/ann", agent_pid=shell.pid)
+        asking = Asking(live, "p-1")
+        answer = shlex.join(live.command("approvals", "answer", "p-1", "allow"))
+        code = "from repowire.client import RepowireClient as C; C().answer('p-1', option_id='allow')"
+        shell.stdin.write(f"{answer} 2>&1; {shlex.join([sys.executable, '-c', code])} 2>&1; exit\n")
+        shell.stdin.flush()
+        said = shell.stdout.read()
+    assert "p-1 is not of ann" in said
+    assert "humans_only: p-1 is put to the human: ann is an agent and cannot answer it" in said
+    assert is_open(live, "p-1")
+    live.post("/answer", correlation_id="p-1", option_id="deny")
+    assert asking.answer()["decision"] == "deny"
 
 
 # -- a full disk -------------------------------------------------------------------
