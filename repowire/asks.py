@@ -208,7 +208,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
         text=draft.text,
         reply_to=draft.reply_to,
         parent_id=parent_id,
-        by=delivery.leased_by,
+        by=deliveries.straight_by(delivery),
         attachments=list(draft.attachments) or None,
         question=question.as_json() if question else None,
     )

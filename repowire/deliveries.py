@@ -141,9 +141,9 @@ def _hint(trace: str) -> str:
 
 def _stored(delivery: Delivery) -> tuple[Any, ...]:
     """The row to insert: a trace of its own is empty, and the frame is short."""
-    trace = "" if delivery.trace == delivery.delivery_id else delivery.trace
-    row = delivery._replace(trace=trace, frame=packed(delivery.frame, delivery.trace))
-    return (None, *row[1:])
+    _, delivery_id, peer_id, kind, trace, from_peer_id, frame, *rest = delivery
+    own = trace == delivery_id
+    return (None, delivery_id, peer_id, kind, "" if own else trace, from_peer_id, packed(frame, trace), *rest)
 
 
 # -- queries -----------------------------------------------------------------
@@ -312,6 +312,12 @@ def _put(change: Change, delivery: Delivery) -> None:
 
 
 _INSERT = f"INSERT INTO deliveries VALUES ({', '.join('?' * len(Delivery._fields))})"
+
+
+def straight_by(delivery: Delivery) -> str | None:
+    """Who was given a new message at once, as its event says it: of a plain socket that it was one, which is enough."""
+    by = delivery.leased_by
+    return "socket" if by is not None and by.startswith("socket:") else by
 
 
 def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:

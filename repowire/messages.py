@@ -138,7 +138,7 @@ def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | Non
         from_peer_id=delivery.from_peer_id,
         to_peer_id=target.peer_id,
         text=note.text,
-        by=delivery.leased_by,
+        by=deliveries.straight_by(delivery),
         attachments=list(note.attachments) or None,
     )
     deliveries.tell(change, delivery)
