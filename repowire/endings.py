@@ -15,7 +15,7 @@ from repowire.errors import Refusal, conflict, failed
 from repowire.mesh import MESH, Mesh
 from repowire.ownership import Owned
 from repowire.peers import Peer
-from repowire.spawn import STARTS
+from repowire.spawn import STARTS, Starts
 
 HANGUP_SECONDS, TERM_SECONDS, KILL_SECONDS = 3.0, 3.0, 2.0  # what each word is given before the next, harder one
 
@@ -114,33 +114,16 @@ async def ended(mesh: Mesh, pane: Owned, seconds: float) -> bool:
     return not mesh.procs.alive(pane.pid, pane.started)
 
 
-# -- wire ----------------------------------------------------------------------
-
-
-def target(mesh: Mesh, request: web.Request, name: str, circle: str | None, from_peer: str | None) -> Peer:
-    """Whom the request is about, and may be: an agent ends nobody of another circle."""
-    by = callers.spoken_for(mesh, request, from_peer)
-    peer = meant(mesh.db.conn, name, circle)
-    if by is not None and (calls := peers.known(mesh.db.conn, by)) is not None:
-        peers.check_circle(calls, peer, bypass=False)
-    return peer
-
-
-async def post_kill(request: web.Request) -> web.Response:
-    mesh, starts = request.app[MESH], request.app[STARTS]
-    body = await wire.read(request)
-    name, circle = body.text("peer_identifier", max_chars=128), body.optional_identifier("circle")
-    peer = target(mesh, request, name, circle, body.optional_text("from_peer", max_chars=128))
+async def kill(mesh: Mesh, starts: Starts, peer: Peer) -> bool | None:
+    """End the agent where its pane is proved ours; off the list it goes in any case. None: it was only taken off."""
     spawn.busy(starts, peer, "ended")
     try:
-        killed = await _kill(mesh, peer)
+        return await _kill(mesh, peer)
     finally:
         del starts.busy[peer.peer_id]
-    return wire.reply({"ok": True, "tmux_killed": killed})
 
 
 async def _kill(mesh: Mesh, peer: Peer) -> bool | None:
-    """End the agent where its pane is proved ours; off the list it goes in any case. None: it was only taken off."""
     killed = None
     try:
         pane = owned(mesh, peer)
@@ -159,6 +142,26 @@ async def _kill(mesh: Mesh, peer: Peer) -> bool | None:
             lives.retire(change, peer, "killed", "kill_peer")
         lives.hide(change, peer, "killed", ended_at=change.now)
     return killed
+
+
+# -- wire ----------------------------------------------------------------------
+
+
+def target(mesh: Mesh, request: web.Request, name: str, circle: str | None, from_peer: str | None) -> Peer:
+    """Whom the request is about, and may be: an agent ends nobody of another circle."""
+    by = callers.spoken_for(mesh, request, from_peer)
+    peer = meant(mesh.db.conn, name, circle)
+    if by is not None and (calls := peers.known(mesh.db.conn, by)) is not None:
+        peers.check_circle(calls, peer, bypass=False)
+    return peer
+
+
+async def post_kill(request: web.Request) -> web.Response:
+    mesh, starts = request.app[MESH], request.app[STARTS]
+    body = await wire.read(request)
+    name, circle = body.text("peer_identifier", max_chars=128), body.optional_identifier("circle")
+    peer = target(mesh, request, name, circle, body.optional_text("from_peer", max_chars=128))
+    return wire.reply({"ok": True, "tmux_killed": await kill(mesh, starts, peer)})
 
 
 ROUTES = [web.post("/kill-peer", post_kill)]

@@ -15,6 +15,7 @@ from repowire import (
     asks,
     choices,
     deliveries,
+    endings,
     lives,
     mailboxes,
     messages,
@@ -24,6 +25,7 @@ from repowire import (
     replies,
     roles,
     roster,
+    spawn,
     wire,
 )
 from repowire.choices import Answer
@@ -281,6 +283,22 @@ async def set_description(call: Call) -> str:
     return f"others now see: {text}" if text else "others see no description now"
 
 
+async def spawn_peer(call: Call) -> str:
+    starts = call.request.app[spawn.STARTS]
+    started, _ = await spawn.asked(call.mesh, starts, call.given, call.peer.peer_id)
+    peer, told = started.peer, "; your message waits for it" if call.given.has("message") else ""
+    return f"{peer.display_name} ({peer.peer_id}) was started in tmux {peer.tmux_session}{told}"
+
+
+async def kill_peer(call: Call) -> str:
+    name, circle = call.given.text("peer_identifier", max_chars=128), call.given.optional_identifier("circle")
+    peer = endings.meant(call.mesh.db.conn, name, circle)
+    peers.check_circle(call.peer, peer, bypass=False)
+    killed = await endings.kill(call.mesh, call.request.app[spawn.STARTS], peer)
+    left = "" if killed else "; its pane was not opened by repowire, so what runs there was left alone"
+    return f"{peer.display_name} was {'ended and ' if killed else ''}taken off the list{left}"
+
+
 TOOLS = {
     tool.name: tool
     for tool in (
@@ -400,6 +418,28 @@ TOOLS = {
             {"description": _text("At most 2000 characters; empty takes it back.")},
             ("description",),
             set_description,
+        ),
+        Tool(
+            "spawn_peer",
+            "Start another agent in a tmux window of its own, where and as what your user's config allows it.",
+            {
+                "path": _text("The folder it works in, absolute."),
+                "backend": _text("Its kind, such as claude-code or codex; this or command."),
+                "command": _text("Instead: a command line that the config allows word for word."),
+                "profile": _text("A set of arguments that the config has a name for."),
+                "circle": _text("Its circle; without one, default."),
+                "name": _text("What it is called; without one, as its folder."),
+                "message": _text("What it is told first."),
+            },
+            ("path",),
+            spawn_peer,
+        ),
+        Tool(
+            "kill_peer",
+            "End an agent that repowire started, for good. What waits for it ends too.",
+            {"peer_identifier": PEER_NAME, "circle": CIRCLE},
+            ("peer_identifier",),
+            kill_peer,
         ),
     )
 }

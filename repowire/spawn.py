@@ -357,8 +357,25 @@ async def get_config(request: web.Request) -> web.Response:
 
 
 async def post_spawn(request: web.Request) -> web.Response:
-    mesh, starts = request.app[MESH], request.app[STARTS]
+    mesh = request.app[MESH]
     body = await wire.read(request)
+    started, order = await asked(mesh, request.app[STARTS], body, sender(mesh, request))
+    return wire.reply(
+        {
+            "ok": True,
+            "display_name": started.peer.display_name,
+            "tmux_session": started.peer.tmux_session,
+            "peer_id": started.peer.peer_id,
+            "registration_state": "pending_hook" if runs.RUNS[order.backend].tells else "cli_fallback",
+            "warnings": started.warnings,
+            "pane_id": started.opened.pane_id,
+            "command": order.line,
+        }
+    )
+
+
+async def asked(mesh: Mesh, starts: Starts, body: wire.Body, by: str) -> tuple[Started, Order]:
+    """Start what the fields ask for, and leave it its first message in that peer's name."""
     path = body.text("path", max_chars=4096)
     backend, command = body.optional_text("backend", max_chars=64), body.optional_text("command", max_chars=4096)
     profile, message = body.optional_identifier("profile"), body.optional_text("message", max_chars=MAX_TEXT_CHARS)
@@ -375,21 +392,9 @@ async def post_spawn(request: web.Request) -> web.Response:
         role=body.choice("role", ROLES, "agent"),
         name=body.optional_identifier("name"),
     )
-    by = sender(mesh, request)
     started = await start(mesh, starts, order)
     tell(mesh, by, started.peer, message)
-    return wire.reply(
-        {
-            "ok": True,
-            "display_name": started.peer.display_name,
-            "tmux_session": started.peer.tmux_session,
-            "peer_id": started.peer.peer_id,
-            "registration_state": "pending_hook" if runs.RUNS[order.backend].tells else "cli_fallback",
-            "warnings": started.warnings,
-            "pane_id": started.opened.pane_id,
-            "command": order.line,
-        }
-    )
+    return started, order
 
 
 def sender(mesh: Mesh, request: web.Request) -> str:

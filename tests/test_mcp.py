@@ -109,7 +109,7 @@ async def test_every_tool_is_listed_with_its_schema(api):
     assert [tool["name"] for tool in tools] == list(TOOLS)
     assert " ".join(TOOLS) == (
         "list_peers whoami ask wait_on_ack ack answer notify_peer ask_many ask_many_result broadcast"
-        " orchestrator_status set_description"
+        " orchestrator_status set_description spawn_peer kill_peer"
     )
     for tool in tools:
         schema = tool["inputSchema"]
@@ -139,6 +139,9 @@ async def test_a_call_of_no_tool_is_invalid(api, params):
         ("wait_on_ack", {"correlation_id": "x", "timeout_seconds": "5"}, "timeout_seconds: must be a number"),
         ("list_peers", {"show_offline": "yes"}, "show_offline: must be true or false"),
         ("whoami", {"x": 1}, "x: is no argument of whoami; it takes none"),
+        ("spawn_peer", {"path": "/src", "backend": "pi"}, "nothing may be started here: set spawn.commands"),
+        ("spawn_peer", {"backend": "pi"}, "path: is required"),
+        ("kill_peer", {"peer_identifier": "nobody"}, "there is no peer 'nobody'"),
         ("set_description", {"description": "x" * 2_001}, "description: must be at most 2000"),
     ],
 )

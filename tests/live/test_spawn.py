@@ -760,6 +760,26 @@ def test_an_agent_starts_another_in_its_own_name(yard: Yard) -> None:
     assert yard.new_panes() == set()
 
 
+def test_an_agent_starts_and_ends_another_by_its_tools(yard: Yard) -> None:
+    yard.live.post("/peers", name="me", path="/src/me", agent_pid=os.getpid())
+
+    def use(tool: str, **arguments: Any) -> str:
+        said = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+        with RepowireClient(home=yard.live.home) as daemon:
+            return str(daemon.request("POST", "/mcp", said)["result"]["content"][0]["text"])
+
+    said = use("spawn_peer", path=str(yard.work / "app"), backend="claude-code", name="ann", message="begin")
+    assert said.startswith("ann (repow-")
+    assert said.endswith("; your message waits for it")
+    (pane,) = yard.new_panes()
+    yard.pids.append(yard.pid(pane))
+    assert use("kill_peer", peer_identifier="ann") == "ann was ended and taken off the list"
+    assert yard.new_panes() == set()
+    yard.spawn(circle="night", name="ben")
+    assert "is in circle 'night'" in use("kill_peer", peer_identifier="ben")
+    assert len(yard.new_panes()) == 1
+
+
 def test_what_another_agent_said_and_how_it_is_set_up_is_not_an_agents_to_see(yard: Yard) -> None:
     yard.live.post("/peers", name="ann", path="/src/ann")
     yard.live.post("/peers", name="me", path="/src/me", agent_pid=os.getpid())
