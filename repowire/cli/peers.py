@@ -13,7 +13,8 @@ from repowire.cli import doctor, spawn
 if TYPE_CHECKING:
     from repowire import shapes
 
-STATUS_COLOURS = {"online": "green", "busy": "yellow", "offline": "dim"}
+AWAITING = "awaiting_input"  # a turn that stands still until a person decides
+STATUS_COLOURS = {"online": "green", "busy": "yellow", AWAITING: "red", "offline": "dim"}
 VERBS = (
     "list|describe|register|unregister|new|restart|kill|doctor|rehook|hold|release|whoami|touch|circle|claim-role|prune"
 )
@@ -126,7 +127,7 @@ def show_list(args: argparse.Namespace) -> int:
         rows = [
             [
                 peer["display_name"],
-                peer["status"],
+                _status(peer),
                 peer.get("circle"),
                 peer.get("role"),
                 peer.get("backend"),
@@ -139,6 +140,12 @@ def show_list(args: argparse.Namespace) -> int:
         head = ("NAME", "STATUS", "CIRCLE", "ROLE", "BACKEND", "ASKS", "PATH", "DESCRIPTION")
         c.table(head, rows, {1: lambda status: STATUS_COLOURS.get(status, "bold")})
     return c.OK
+
+
+def _status(peer: "shapes.Peer") -> str:
+    """Its status; of a busy one also that it waits for its user."""
+    waits = peer["status"] == "busy" and peer.get("turn_state") == AWAITING
+    return AWAITING if waits else str(peer["status"])
 
 
 def show_one(args: argparse.Namespace) -> int:
