@@ -273,7 +273,8 @@ def test_peers_as_a_table_and_as_json(cli: Cli, stub: Stub) -> None:
 
 def test_a_peer_whose_turn_waits_for_a_person_is_told_from_a_busy_one(cli: Cli, stub: Stub) -> None:
     waits = {"turn_state": "awaiting_input"}
-    peers = [{**PEER, "status": "busy", **waits}, {**PEER, **waits}, {**PEER, "status": "busy", "turn_state": "working"}]
+    working = {"status": "busy", "turn_state": "working"}
+    peers = [{**PEER, "status": "busy", **waits}, {**PEER, **waits}, {**PEER, **working}]
     stub.answers["GET /peers"] = {"peers": peers}
     _, *rows = cli("peer", "list").stdout.splitlines()
     assert [row.split()[1] for row in rows] == ["awaiting_input", "online", "busy"]
