@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from repowire.config import Approvals, Config, ConfigError
+from repowire.config import Config, ConfigError
+from repowire.settings import Approvals
 
 READ_ONLY = frozenset({"Read", "Glob", "Grep", "LS"})  # never wait, whatever a pattern says (wire.md 10.1)
 

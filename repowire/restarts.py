@@ -29,7 +29,6 @@ from repowire import (
 from repowire.agents import runs
 from repowire.allowances import Order, order_of
 from repowire.claims import SESSION_KEYS
-from repowire.config import STARTABLE
 from repowire.errors import Refusal, conflict, failed, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.messages import Note
@@ -38,6 +37,7 @@ from repowire.peers import Peer
 from repowire.protocol import MAX_TEXT_CHARS
 from repowire.resumption import Resume
 from repowire.sessions import Binding, Session
+from repowire.settings import STARTABLE
 from repowire.spawn import STARTS, Started, Starts
 from repowire.tmux import Opened
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from repowire import config
+from repowire import config, settings
 from repowire.config import ConfigError
 
 PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
 SECTIONS = "daemon, mesh, delivery, spawn, approvals, store, ledger"
-KEYS = [(section, key) for section in config.SECTIONS for key in config.settings(section)]
+KEYS = [(section, key) for section in settings.SECTIONS for key in settings.keys(section)]
 
 
 def mode(path: Path) -> int:
@@ -169,7 +169,7 @@ def test_a_config_that_cannot_be_read_says_so(home: Path) -> None:
 
 def row(section: str, key: str) -> str:
     """A key as `docs/config.md` must tell it."""
-    known, default = config.settings(section)[key], config.SECTIONS[section]._field_defaults[key]
+    known, default = settings.keys(section)[key], settings.SECTIONS[section]._field_defaults[key]
     words = default
     if isinstance(default, bool | tuple | dict):
         words = json.dumps(default)
@@ -185,7 +185,7 @@ def test_the_page_tells_every_key_and_no_other() -> None:
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_every_default_is_allowed_and_every_key_explained(section: str, key: str) -> None:
-    known, default = config.settings(section)[key], config.SECTIONS[section]._field_defaults[key]
+    known, default = settings.keys(section)[key], settings.SECTIONS[section]._field_defaults[key]
     assert default is None or known.read(default) == default
     assert known.unit
     assert known.allowed
@@ -195,7 +195,7 @@ def test_every_default_is_allowed_and_every_key_explained(section: str, key: str
 def test_a_key_that_names_seconds_or_bytes_has_that_unit() -> None:
     for section, key in KEYS:
         for unit in ("seconds", "bytes", "days"):
-            assert not key.endswith(f"_{unit}") or config.settings(section)[key].unit == unit
+            assert not key.endswith(f"_{unit}") or settings.keys(section)[key].unit == unit
 
 
 # -- start-up time -------------------------------------------------------------

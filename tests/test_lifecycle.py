@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from repowire import claims, config, peers, presence
+from repowire import claims, peers, presence, settings
 from repowire.claims import Claim
 
 PIDS = {"agent_pid": os.getpid()}
@@ -75,7 +75,7 @@ async def test_a_renamed_session_is_another_circle_only_where_sessions_are_circl
 
 
 async def test_where_a_session_is_a_circle_it_moves_with_it(api):
-    api.mesh.config = api.mesh.config._replace(mesh=config.MeshSection(circles="tmux"))
+    api.mesh.config = api.mesh.config._replace(mesh=settings.MeshSection(circles="tmux"))
     ann = come(api.mesh, "ann", pane_id="%1", circle="old", tmux_session="old")
     ben = come(api.mesh, "ben", circle="old")
     await say(api, "session-renamed", new_name="new", pane_ids=["%1"])

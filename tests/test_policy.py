@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repowire import config, policy
-from repowire.config import Approvals, Config, ConfigError, OwnApprovals
+from repowire.config import Config, ConfigError
 from repowire.policy import READ_ONLY, Rule, fits
+from repowire.settings import Approvals, OwnApprovals
 
 HOME = Path("/nonexistent")
 

@@ -1,6 +1,5 @@
 """Agents started, ended and started again, in the words of the document."""
 
-from repowire.config import STARTABLE
 from repowire.openapi.words import (
     ATTACHMENTS,
     FLAG,
@@ -19,6 +18,7 @@ from repowire.openapi.words import (
     takes,
     word,
 )
+from repowire.settings import STARTABLE
 from repowire.spawn import ROLES
 
 NOT_ALLOWED = "nothing may be started, the command line is not allowed, or the folder lies outside"
