@@ -7,8 +7,10 @@ so anew at each change, so either side may restart and they agree again (wire.md
 import asyncio
 import json
 import logging
+import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from aiohttp import web
 
@@ -36,6 +38,13 @@ WAKES = (
     "channel.closed",
     "pane.unlinked",
 )
+
+
+def _log(home: Path) -> BinaryIO:
+    """The home's ws-hook.log, for its owner alone."""
+    descriptor = os.open(home / "ws-hook.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return open(descriptor, "ab")
 
 
 class Hosts:
@@ -133,7 +142,7 @@ class Keeper:
     async def _serve(self, mesh: Mesh) -> None:
         """Run one ws-hook to its end. What it says goes into the home's ws-hook.log."""
         home = mesh.config.home
-        with (home / "ws-hook.log").open("ab") as said:
+        with _log(home) as said:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",

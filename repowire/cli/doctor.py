@@ -143,7 +143,8 @@ def show_host(args: argparse.Namespace) -> int:
     for peer in found["peers"]:
         c.put(c.colour(f"{c.clean(peer['display_name'])} ({c.clean(peer['peer_id'])})", "bold"))
         _show(peer["contradictions"], "  ")
-    c.put(f"{found['peers_looked_at']} peers looked at, {len(found['peers'])} of them with something to say")
+    many = found["peers_looked_at"]
+    c.put(f"{many} peer{'s' * (many != 1)} looked at, {len(found['peers'])} with something to say")
     return c.OK if found["ok"] else c.FAILED
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import select
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -86,6 +87,13 @@ def nothing_of(host: Host, pane: str, name: str = "ann") -> None:
     assert pane in host.orphans() or pane not in host.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split()
     kinds = [event["kind"] for event in host.live.get("/events?limit=500") if event.get("pane_id") == pane]
     assert kinds.count("pane.linked") == 0
+
+
+def test_every_file_of_the_home_is_its_owners_alone(host: Host) -> None:
+    host.link(host.box().pane, name="ann")
+    files = {path: stat.S_IMODE(path.lstat().st_mode) for path in host.live.home.rglob("*")}
+    assert host.live.home / "ws-hook.log" in files
+    assert {str(path): oct(mode) for path, mode in files.items() if mode & 0o077} == {}
 
 
 def test_without_a_way_in_all_of_it_is_undone_within_eight_seconds(host: Host) -> None:
