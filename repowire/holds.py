@@ -12,7 +12,7 @@ from aiohttp import web
 
 from repowire import callers, dead_letters, deliveries, peers, receipts, wire
 from repowire.deliveries import Delivery
-from repowire.errors import conflict
+from repowire.errors import conflict, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import HELD, HELD_BY_USER, LEASED, QUEUED
@@ -142,6 +142,8 @@ async def post_hold(request: web.Request) -> web.Response:
     body = await wire.read(request, empty_ok=True)
     reason = body.optional_text("reason", max_chars=200)
     seconds = body.seconds("seconds", default=0.0, at_most=MOST_SECONDS) if body.has("seconds") else None
+    if seconds is not None and seconds <= 0:
+        raise invalid("seconds", "must be more than 0")
     with mesh.change() as change:
         peer = peers.resolve(change.db, request.match_info["name"], body.optional_identifier("circle"))
         callers.may_read(mesh, request, peer)

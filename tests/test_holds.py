@@ -58,6 +58,13 @@ async def test_a_hold_for_a_time_ends_by_itself_and_outlives_the_daemon(api, ben
     assert (await api.get("/peers/ben/doctor"))["hold"] is None
 
 
+@pytest.mark.parametrize("seconds", [0, -5, -1e15])
+async def test_a_hold_for_no_time_is_refused_and_holds_nothing(api, ben, seconds):
+    refused = await api.request("POST", "/peers/ben/hold", json={"seconds": seconds})
+    assert refused.status == 422
+    assert (await api.get("/peers/ben/doctor"))["hold"] is None
+
+
 async def test_one_goes_in_now_past_the_hold_and_the_others_wait(api, ben):
     await api.post("/peers/ben/hold")
     first, second = [(await api.post("/notify", to_peer="ben", text=text))["delivery_id"] for text in ("one", "two")]
