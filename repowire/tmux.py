@@ -9,6 +9,7 @@ own commands are run here, in one call for all of a look; nobody else runs them.
 import asyncio
 import os
 import re
+import secrets
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -342,13 +343,14 @@ _BETWEEN = "\u241f"  # stands in no number, and seldom in a name; only the words
 
 async def panes_of(socket: str) -> list[Listed]:
     """Every pane of the server behind a socket, in one call. Raises Gone or Hangs."""
-    words = _BETWEEN.join(f"#{{{fact}}}" for fact in (*_LISTED, "pane_current_path"))
+    begins = secrets.token_hex(8)  # a folder's name may hold a newline, and after it what looks like another pane
+    words = _BETWEEN.join([begins, *(f"#{{{fact}}}" for fact in (*_LISTED, "pane_current_path"))])
     code, said, _ = await _call(socket, "list-panes", "-a", "-F", words)
     if code != 0:
         raise Gone(f"no tmux on {socket} lists its panes")
     found: dict[str, Listed] = {}  # a window that is linked into several sessions is listed for each of them
-    for line in said.split("\n"):
-        fields = line.split(_BETWEEN, len(_LISTED))
+    for line in said.removesuffix("\n").split(f"\n{begins}{_BETWEEN}"):
+        fields = line.removeprefix(f"{begins}{_BETWEEN}").split(_BETWEEN, len(_LISTED))
         if len(fields) == len(_LISTED) + 1 and PANE_ID.fullmatch(fields[1]):
             pid, _, pane_pid, dead, window, session, path = fields
             listed = Listed(

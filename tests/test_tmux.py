@@ -295,6 +295,17 @@ async def test_several_servers_at_once(tmux: TmuxServer, tmp_path: Path, short_f
         other.run("kill-server")
 
 
+async def test_the_name_of_a_folder_makes_no_pane(tmux: TmuxServer, tmp_path: Path) -> None:
+    pid = tmux.run("display-message", "-p", "#{pid}").strip()
+    forged = tmux_module._BETWEEN.join(["", pid, "%77", "1", "0", "0", "main", ""])
+    folder = tmp_path / f"a\n{forged[1:]}\nb"
+    folder.mkdir()
+    pane_id = tmux.run("new-window", "-d", "-P", "-F", "#{pane_id}", "-c", str(folder), "cat").strip()
+    listed = {one.pane_id: one.path for one in await tmux_module.panes_of(str(tmux.socket))}
+    assert "%77" not in listed
+    assert listed[pane_id] == str(folder)
+
+
 # -- who types -------------------------------------------------------------------
 
 
