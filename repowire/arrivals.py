@@ -6,7 +6,6 @@ and never a name. The facts of the environment come as headers (layout: thin edg
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from repowire import callers, claims, ownership, peers, presence, sessions
 from repowire.agents import claude_code_hooks as claude
+from repowire.agents import files
 from repowire.claims import Claim
 from repowire.mesh import Change, Mesh
 from repowire.peers import Peer
@@ -183,15 +183,15 @@ def _bind(change: Change, mesh: Mesh, peer: Peer, found: Facts, said: claude.Sai
     }
     if said.mode is None and found.pid is not None and said.source in ("startup", "resume", "fork"):
         given["mode"] = claude.BYPASS if claude.bypasses(mesh.procs.arguments(found.pid)) else None
-    if said.source is not None and (files := claude.settings_files(said.transcript, said.cwd or found.cwd)):
-        given["inbound"] = claude.inbound([_text_of(file) for file in files])
+    if said.source is not None and (named := claude.settings_files(said.transcript, said.cwd or found.cwd)):
+        given["inbound"] = claude.inbound([_text_of(file) for file in named])
     sessions.bind(change, peer.peer_id, **{name: fact for name, fact in given.items() if fact is not None})
 
 
 def _text_of(file: str) -> str:
     try:
-        return Path(file).read_text("utf-8", "replace")
-    except (OSError, ValueError):  # a path may hold what no path may
+        return files.text_of(file)
+    except OSError:
         return ""
 
 

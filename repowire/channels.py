@@ -10,6 +10,7 @@ from pathlib import Path
 
 from repowire import deliveries, lives, mailboxes, peers, presence, receipts, sessions
 from repowire.agents import claude_code_hooks as claude
+from repowire.agents import files
 from repowire.config import socket_address
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -64,8 +65,8 @@ def _asks_its_user(registry: str | None) -> bool | None:
     if registry is None:
         return None
     try:
-        return claude.waits_for_user(Path(registry).read_text("utf-8", "replace"))
-    except OSError:
+        return claude.waits_for_user(files.text_of(registry))
+    except (OSError, RecursionError):
         return None
 
 

@@ -38,6 +38,7 @@ from repowire import (
 )
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents import claude_code_setup as setup
+from repowire.agents import files
 from repowire.agents.claude_code_setup import Drift, Program
 from repowire.agents.json_text import NotJson
 from repowire.contradictions import ERROR, WARNING, Contradiction, Facts
@@ -233,10 +234,10 @@ def _held(db: Connection, peer_id: str) -> list[Delivery]:
 
 
 def own_program(mesh: Mesh) -> Program:
-    """What setup would write for this very daemon."""
+    """What setup would write for this very daemon, with approvals."""
     home = mesh.config.home
     usual = home == config.home_of({"HOME": os.environ.get("HOME", "")})
-    return Program(sys.executable, str(PACKAGE), None if usual else str(home))
+    return Program(sys.executable, str(PACKAGE), None if usual else str(home), mesh.config.approvals.gated_anywhere)
 
 
 def settings_folder(mesh: Mesh, peer: Peer, session: Session | None) -> str | None:
@@ -261,13 +262,18 @@ def drift_in(folder: str, program: Program) -> list[tuple[str, Drift]]:
     beside = os.path.join(os.path.dirname(folder), ".claude.json")
     main = beside if os.path.basename(folder) == ".claude" and os.path.exists(beside) else f"{folder}/.claude.json"
     found = []
-    for file, drift in ((f"{folder}/settings.json", setup.hooks_drift), (main, setup.server_drift)):
+    for file, drift in ((f"{folder}/settings.json", _hooks_drift), (main, setup.server_drift)):
         try:
-            text = Path(file).read_text("utf-8", "replace") if os.path.exists(file) else ""
+            text = files.text_of(file) if os.path.exists(file) else ""
             found += [(file, one) for one in drift(text, program)]
         except (OSError, NotJson) as error:
-            found.append((file, Drift("hooks" if drift is setup.hooks_drift else "mcpServers", f"unreadable: {error}")))
+            found.append((file, Drift("hooks" if drift is _hooks_drift else "mcpServers", f"unreadable: {error}")))
     return found
+
+
+def _hooks_drift(text: str, program: Program) -> list[Drift]:
+    """As setup without `--approvals` goes by: the gate is wanted where it stands."""
+    return setup.hooks_drift(text, program if setup.has_approvals(text) else program._replace(gated=None))
 
 
 def _setup_command(folder: str | None) -> str:

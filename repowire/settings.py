@@ -347,6 +347,12 @@ class Approvals(NamedTuple):
     circles: Annotated[Mapping[str, OwnApprovals], OWN_CIRCLES] = {}
     peers: Annotated[Mapping[str, OwnApprovals], OWN_PEERS] = {}
 
+    @property
+    def gated_anywhere(self) -> tuple[str, ...]:
+        """Every tool that waits for a person somewhere: by the config itself, of a circle, or of a peer."""
+        own = [*self.circles.values(), *self.peers.values()]
+        return tuple(dict.fromkeys([*self.gated_tools, *(tool for one in own for tool in one.gated_tools or ())]))
+
 
 class Store(NamedTuple):
     """`[store]`: how the database is kept."""

@@ -6,9 +6,12 @@ import inspect
 import io
 import os
 
+import pytest
 from conftest import TOKEN, until_async
 
-from repowire import __version__, channels, contradictions, gates, presence, sessions
+from repowire import __version__, channels, contradictions, doctor, gates, presence, sessions
+from repowire.agents import claude_code_setup as setup
+from repowire.agents.claude_code_setup import Program
 
 TOP = ["status", "version", "relay_mode", "channel", "acp_broker", "degraded"]
 CHANNEL = ["status", "configured", "runtime_available", "stop_hook_fallback", "last_error"]
@@ -125,6 +128,30 @@ async def test_who_is_said_to_work_and_says_itself_that_it_rests_missed_a_hook(a
     assert "DEAD_BUT_BUSY" in await codes(api, "ann")
     (tmp_path / "1.json").write_text('{"status": "busy"}')
     assert "DEAD_BUT_BUSY" not in await codes(api, "ann")
+
+
+@pytest.mark.parametrize("gated", [None, ("Bash", "Edit")])
+def test_settings_are_as_setup_wrote_them_with_a_gate_and_without(tmp_path, gated):
+    wrote = Program("/usr/bin/python3", "/opt/repowire", "/srv/home", gated)
+    (tmp_path / "settings.json").write_text(setup.add_hooks("", wrote))
+    (tmp_path / ".claude.json").write_text(setup.add_server("", wrote))
+    assert doctor.drift_in(str(tmp_path), wrote._replace(gated=("Bash", "Edit"))) == []
+    found = doctor.drift_in(str(tmp_path), wrote._replace(gated=("Bash",)))
+    assert [one.what for _, one in found] == (["other tools than the config says"] if gated else [])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "huge"])
+def test_settings_that_are_no_file_are_said_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / "settings.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 33)
+    found = [one for _, one in doctor.drift_in(str(tmp_path), Program("python3", "/opt/repowire"))]
+    assert found[0] == ("hooks", f"unreadable: {'is too large' if kind == 'huge' else 'is no file'}")
 
 
 async def test_an_event_tells_of_each_once_and_again_when_it_comes_back(api, clock):

@@ -1,6 +1,7 @@
 """hooks.py on the wire: what becomes of the mail that a Stop was to carry, by what is printed and what is shown."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,6 +73,13 @@ async def test_another_permission_mode_is_the_same_session(session, clock):
     session.writes("the next prompt")
     await session.hook("UserPromptSubmit", prompt="the next prompt", permission_mode="plan")
     assert protocol.shown(await session.stop()) == [lost]
+
+
+async def test_settings_of_a_project_that_are_a_pipe_keep_nobody_waiting(session, tmp_path):
+    (tmp_path / "proj/.claude").mkdir(parents=True)
+    os.mkfifo(tmp_path / "proj/.claude/settings.json")
+    await session.hook("SessionStart", source="resume", cwd=str(tmp_path / "proj"))
+    assert (await session.api.get("/health"))["status"] == "ok"
 
 
 async def test_the_session_that_comes_after_is_given_what_no_hook_printed(session, clock):

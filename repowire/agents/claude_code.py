@@ -13,8 +13,9 @@ into the box and submits nothing, with brackets around it or without.
 
 import json
 import re
-from pathlib import Path
 from typing import NamedTuple
+
+from repowire.agents import files
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 OTHER_ESCAPES = re.compile(r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)|\[[0-9;?]*[A-Za-ln-z]|[()][A-Z0-9]|[\x0e\x0f])")
@@ -174,8 +175,8 @@ def squeezed(text: str) -> str:
 def registry_status(path: str | None) -> str | None:
     """`idle`, `busy` or `waiting`, from its file in ~/.claude/sessions; None when it does not say."""
     try:
-        said = json.loads(Path(path).read_bytes()) if path else None
-    except (OSError, ValueError):
+        said = json.loads(files.text_of(path)) if path else None
+    except (OSError, ValueError, RecursionError):
         return None
     status = said.get("status") if isinstance(said, dict) else None
     return STATUS.get(status) if isinstance(status, str) else None

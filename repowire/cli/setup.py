@@ -159,7 +159,8 @@ def running(approvals: str | None = None) -> claude.Program:
     usual = home == config.home_of({"HOME": os.environ.get("HOME", "")})
     folder = str(Path(claude.__file__).parent.parent)
     on = approvals == "on" or (approvals is None and has_approvals())
-    return claude.Program(sys.executable, folder, None if usual else str(home), gated() if on else None)
+    gated = config.load().approvals.gated_anywhere if on else None
+    return claude.Program(sys.executable, folder, None if usual else str(home), gated)
 
 
 def has_approvals() -> bool:
@@ -169,13 +170,6 @@ def has_approvals() -> bool:
         return claude.has_approvals(text_of(path, read(path)))
     except NotJson:
         return False
-
-
-def gated() -> tuple[str, ...]:
-    """Every tool that waits for a person somewhere: by the config itself, of a circle, or of a peer."""
-    policy = config.load().approvals
-    own = [*policy.circles.values(), *policy.peers.values()]
-    return tuple(dict.fromkeys([*policy.gated_tools, *(tool for one in own for tool in one.gated_tools or ())]))
 
 
 def parts() -> list[Part]:
