@@ -1,6 +1,7 @@
 """`repowire approvals` without a daemon: a call as a person reads it, whole and with nothing hidden."""
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -208,6 +209,27 @@ def test_a_paste_or_another_key_answers_nothing(watching: watch.Watch, key: byte
     assert list(watching.waiting) == ["p-1", "p-2"]
 
 
+def test_the_end_of_a_paste_or_of_a_key_that_came_in_pieces_answers_nothing(watching: watch.Watch) -> None:
+    for piece in (b"\x1b", b"[", b"A"):
+        watching.key(piece)
+    watching.key(b"x" * 1024)
+    watching.key(b"a")
+    assert watching.daemon.answers == []
+    watching.wrong_at -= 60
+    watching.key(b"a")
+    assert [name for name, _ in watching.daemon.answers] == ["p-1"]
+
+
+def test_keys_that_come_together_are_read_as_one_paste() -> None:
+    ours, theirs = os.pipe()
+    for text in (b"a", b"x" * 1024 + b"a"):
+        os.write(theirs, text)
+        assert watch.pressed(ours) == text
+    os.close(theirs)
+    assert watch.pressed(ours) == b""
+    os.close(ours)
+
+
 def test_a_key_that_came_before_it_could_be_read_answers_nothing(watching: watch.Watch) -> None:
     watching.key(b"a")
     watching.present()
@@ -228,6 +250,7 @@ def test_a_digit_chooses_where_one_has_to(watching: watch.Watch) -> None:
     for key in (b"0", b"3", b"a"):
         watching.key(key)
     assert watching.daemon.answers == []
+    watching.wrong_at -= 60
     watching.key(b"2")
     assert watching.daemon.answers[0][1]["option_id"] == "blue"
 

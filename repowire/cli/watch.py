@@ -1,7 +1,8 @@
 """`repowire approvals watch`: each question as it comes, answered by a key, or gone when it was answered elsewhere.
 
-A key is for what stands on the screen: one that was pressed before, within a moment after, or that came with others (a
-paste), answers nothing. The answer carries the digest of what was shown, so the daemon refuses it for anything else.
+A key is for what stands on the screen: one that was pressed before, within a moment after, or that came with or soon
+after others (a paste, or the end of an arrow key that came in pieces), answers nothing. The answer carries the digest
+of what was shown, so the daemon refuses it for anything else.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import threading
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from repowire.cli import calls
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 AGAIN_SECONDS = 1.0  # between two looks for a daemon that is away
 LOOK_SECONDS = 0.5  # a key that comes sooner after a question was meant for what stood there before
+TOGETHER_SECONDS = 0.05  # keys with less between them came together
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PAGE = 500
 ENDS = ("question.answered", "question.closed")
 KEYS = {"a": calls.ALLOW, "y": calls.ALLOW, "d": calls.DENY}
@@ -44,18 +47,20 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _keyboard(wanted: bool) -> Iterator[None]:
-    """Single keys without echo, and the terminal as it was afterwards, SIGTERM included."""
+    """Single keys without echo, and the terminal as it was afterwards, also when a signal ends this."""
     if not wanted:
         yield
         return
     before = termios.tcgetattr(sys.stdin.fileno())
-    ended = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    ended = {one: signal.signal(one, lambda number, frame: sys.exit(128 + number)) for one in ENDING}
     try:
         tty.setcbreak(sys.stdin.fileno())
         yield
     finally:
-        termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)
-        signal.signal(signal.SIGTERM, ended)
+        with suppress(termios.error):  # it hung up
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)
+        for one, handler in ended.items():
+            signal.signal(one, handler)
 
 
 class Events:
@@ -88,6 +93,18 @@ class Events:
         os.write(self._bell, b".")
 
 
+def pressed(file: int) -> bytes:
+    """The keys that are there and those that come together with them; b"" at the end of the terminal."""
+    came = os.read(file, 1024)
+    end_at = time.monotonic() + LOOK_SECONDS
+    while came and time.monotonic() < end_at and select.select([file], (), (), TOGETHER_SECONDS)[0]:
+        more = os.read(file, 1024)
+        if not more:
+            break
+        came += more
+    return came
+
+
 class Watch:
     """What waits, which of it stands on the screen, and since when."""
 
@@ -96,6 +113,7 @@ class Watch:
         self.waiting: dict[str, shapes.Question] = {}
         self.shown: str | None = None
         self.shown_at = 0.0
+        self.wrong_at = -LOOK_SECONDS  # when a key came last that answers nothing
         self.away = False
 
     def run(self) -> int:
@@ -111,7 +129,7 @@ class Watch:
             if events.ready in readable:
                 for event in events.take():
                     self.hear(event)
-            elif self.key(os.read(sys.stdin.fileno(), 1024)):
+            elif self.key(pressed(sys.stdin.fileno())):
                 return c.OK
 
     # -- what comes ------------------------------------------------------------
@@ -207,10 +225,14 @@ class Watch:
             self.shown = None
             return False
         said = self.meant(letter, question)
+        now = time.monotonic()
         if said is None:
             c.note("not answered: press one of the keys above")
-        elif time.monotonic() - self.shown_at < LOOK_SECONDS:
+            self.wrong_at = now
+        elif now - self.shown_at < LOOK_SECONDS:
             c.note("not answered: that key came before you could have read it")
+        elif now - self.wrong_at < LOOK_SECONDS:
+            c.note("not answered: that key came with others; press it again")
         else:
             self.send(question, said)
         return False

@@ -394,6 +394,28 @@ def test_what_is_answered_elsewhere_goes_and_a_key_for_it_answers_nothing_else(
     assert second.answer()["decision"] == "deny"
 
 
+def test_no_paste_answers_however_long_it_is(live: Live, terminal: Callable[..., Terminal]) -> None:
+    asking = Asking(live, "p-1")
+    screen = terminal("approvals", "watch")
+    screen.until("a allow · d deny")
+    screen.press("x" * 1024 + "a")
+    screen.until("not answered: press one of the keys above")
+    assert is_open(live, "p-1")
+    screen.press("d")
+    assert asking.answer()["decision"] == "deny"
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_watch_that_is_ended_leaves_the_terminal_as_it_was(
+    terminal: Callable[..., Terminal], how: signal.Signals
+) -> None:
+    screen = terminal("approvals", "watch")
+    screen.until("nothing waits for you")
+    screen.process.send_signal(how)
+    assert screen.process.wait(10) == 128 + how
+    assert termios.tcgetattr(screen.kept) == screen.before
+
+
 def test_a_watch_outlives_the_daemon(live: Live, terminal: Callable[..., Terminal]) -> None:
     screen = terminal("approvals", "watch")
     screen.until("nothing waits for you")
