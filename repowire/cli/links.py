@@ -38,7 +38,7 @@ def link(args: argparse.Namespace) -> int:
         return _refuse_to_guess(args)
     with c.client(SECONDS) as daemon:
         if args.pane is not None:
-            return _link(args, daemon, args.pane, args.backend, args.tmux)
+            return _link(args, daemon, args.pane, args.backend, args.tmux or _here(daemon, args.pane))
         found = daemon.orphan_panes(tmux=args.tmux or _own_server())
         if args.json:
             c.put(c.to_json(found))
@@ -71,6 +71,17 @@ def _refuse_to_guess(args: argparse.Namespace) -> int:
 def _own_server() -> str | None:
     """The tmux that this terminal is in, wherever its socket lies."""
     return os.environ.get("TMUX", "").partition(",")[0] or None
+
+
+def _here(daemon: RepowireClient, pane: str) -> str | None:
+    """The server of this terminal where it has that pane, since the daemon may not know of it; exits where others do too."""
+    own = _own_server()
+    if own is None:
+        return None
+    found = {one["tmux"] for one in daemon.orphan_panes(tmux=own)["panes"] if one["pane_id"] == pane}
+    if own in found and len(found) > 1:
+        c.fail(f"{len(found)} tmux servers have a pane {c.clean(pane)}: --tmux says which ({', '.join(sorted(found))})")
+    return own if own in found else None
 
 
 def _show(panes: "list[shapes.OrphanPane]", several: bool) -> None:

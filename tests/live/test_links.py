@@ -313,6 +313,28 @@ def test_the_command_lists_and_links(host: Host) -> None:
     assert "ann's" in again.stderr
 
 
+def test_the_command_finds_a_pane_of_the_server_that_it_is_called_in(host: Host, short_folder: Path) -> None:
+    box, tmux = host.box(), f"{host.tmux.socket},1,0"
+    arguments = ("link", "--pane", box.pane, "--backend", "claude-code", "--name", "ann")
+    assert host.live.cli(*arguments, TMUX=tmux).stdout == "ann\n"
+
+
+def test_the_command_does_not_choose_between_two_servers(host: Host, tmp_path: Path) -> None:
+    box, folder = host.box(), Path(host.live.environ["TMUX_TMPDIR"]) / f"tmux-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    other = TmuxServer(folder / "other", host.tmux.environ)
+    other.run("new-session", "-d", "-s", "main", "cat")
+    try:
+        other.run("new-window", "-d", "cat")
+        assert box.pane in other.run("list-panes", "-a", "-F", "#{pane_id}").split()
+        done = host.live.cli("link", "--pane", box.pane, "--backend", "shell", TMUX=f"{host.tmux.socket},1,0")
+    finally:
+        other.run("kill-server")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--tmux says which" in done.stderr
+    assert str(host.tmux.socket) in done.stderr
+
+
 def test_the_command_says_why_nothing_was_linked(host: Host) -> None:
     slow(host)
     box = host.box()
