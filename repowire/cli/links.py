@@ -74,7 +74,7 @@ def _own_server() -> str | None:
 
 
 def _here(daemon: RepowireClient, pane: str) -> str | None:
-    """The server of this terminal where it has that pane, since the daemon may not know of it; exits where others do too."""
+    """The server of this terminal where it has that pane: the daemon may not know it. Exits where others have one."""
     own = _own_server()
     if own is None:
         return None
