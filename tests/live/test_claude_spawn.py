@@ -131,6 +131,7 @@ def test_the_transcript_of_a_claude_is_what_it_said_and_heard(new_hired: Callabl
     town.ben.type("shell touch made")
     town.ben.until_shows("It ran.")
     town.ben.until_idle()
+    until(lambda: len(town.live.get("/peers/benny/transcript")["turns"]) == 3)  # it is written a moment later
     told = town.live.get("/peers/benny/transcript")
     assert (told["history_status"], told["history_source"]) == ("available", "session_binding")
     assert told["runtime_session_id"] == town.ben.session

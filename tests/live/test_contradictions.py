@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from boxes import Box, Host, hosting, program
-from conftest import Live, TmuxServer, until
+from conftest import Live, TmuxServer, gone, until
 
 from repowire import __version__
 
@@ -135,9 +135,10 @@ def test_pane_missing(host: Host) -> None:
 def test_tmux_server_changed(host: Host) -> None:
     pane, pid = linked_to_what_outlives_its_pane(host)
     assert "TMUX_SERVER_CHANGED" not in wrong(host)
+    server = int(host.tmux.run("display-message", "-p", "#{pid}"))
     host.tmux.run("kill-server")
     try:
-        until(lambda: "TMUX_SERVER_CHANGED" in wrong(host))
+        until(lambda: gone(server) and "TMUX_SERVER_CHANGED" in wrong(host))
         host.tmux.run("new-session", "-d", "-s", "main", "-x", "200", "-y", "50", "cat")
         assert host.box("stranger").pane == pane
         found = wrong(host)
