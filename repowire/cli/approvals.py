@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 def _verb(verbs: Any, name: str, words: str, example: str, run: c.Run) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser(
-        name, help=words, description=words.capitalize() + ".", epilog=c.epilog(example), allow_abbrev=False
+        name, help=words, description=words[0].upper() + words[1:] + ".", epilog=c.epilog(example), allow_abbrev=False
     )
     c.with_json(made)
     made.set_defaults(run=run)

@@ -77,7 +77,7 @@ def show_peer(args: argparse.Namespace) -> int:
         c.put(c.to_json(found))
     else:
         c.put(c.colour(f"{c.clean(found['display_name'])} ({c.clean(found['peer_id'])})", "bold"))
-        c.facts([(name, _said(found.get(key))) for name, key in FIELDS])
+        c.facts([*((name, _said(found.get(key))) for name, key in FIELDS), ("held", _held(found["hold"]))])
         _show(found["contradictions"])
         if not found["contradictions"]:
             c.put("healthy: what is recorded of it and what is so agree")
@@ -86,6 +86,14 @@ def show_peer(args: argparse.Namespace) -> int:
 
 def _said(value: object) -> object:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+def _held(hold: "shapes.Hold | None") -> str | None:
+    """That a person keeps its mail, until when, and why."""
+    if hold is None:
+        return None
+    until = f"until {c.local(hold['until'])}" if hold["until"] else "until it is released"
+    return f"{until}: {c.clean(hold['reason'])}" if hold["reason"] else until
 
 
 def _fix(daemon: RepowireClient, found: "shapes.PeerReport") -> "shapes.PeerReport":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -278,6 +279,10 @@ def test_the_commands_are_gates(host: Host, box: Box) -> None:
     fine = host.live.cli("peer", "doctor", "ann")
     assert fine.returncode == 0, fine.stderr
     assert "healthy" in fine.stdout
+    host.live.cli("peer", "hold", "ann", "--reason", "in a \x1b[31mdemo")
+    held = host.live.cli("peer", "doctor", "ann")
+    assert re.search("^held +until it is released: in a demo$", held.stdout, re.M), held.stdout
+    host.live.cli("peer", "release", "ann")
     whole = host.live.cli("doctor")
     assert whole.returncode == 0, (whole.stdout, whole.stderr)
     assert "ws-hook" in whole.stdout
