@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -106,7 +106,9 @@ class Host:
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and not gone(int(entry.name)):
-                words = (entry / "cmdline").read_bytes().split(b"\0") if (entry / "cmdline").exists() else []
+                words: list[bytes] = []
+                with suppress(FileNotFoundError, ProcessLookupError):  # it may end at any moment
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
                 if b"ws-hook" in words and str(self.live.home).encode() in words:
                     found.append(int(entry.name))
         return found

@@ -486,10 +486,11 @@ def gone(pid: int) -> bool:
     """No such process, or only its remains."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:  # also while its file is read
         return True
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:  # no /proc here, or it went meanwhile
+        return Path("/proc/self").exists()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class LifeOfLinks(RuleBasedStateMachine):
         subprocess.run(["tmux", "-S", str(self.tmux.socket), "kill-server"], capture_output=True, check=False)
         self.host.live.close()
         for pid in self.host.ws_hooks():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_tmux(self) -> None:
@@ -149,7 +151,8 @@ class LifeOfLinks(RuleBasedStateMachine):
     @rule()
     def kill_what_serves_the_panes(self) -> None:
         for pid in self.host.ws_hooks():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @rule(number=st.integers(0, 10))
     def tell(self, number: int) -> None:
