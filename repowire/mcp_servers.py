@@ -153,6 +153,8 @@ def edit(place: Place, change: Callable[[str], str]) -> None:
             after = change(before)
         except CannotEdit as why:
             raise _unusable(place, f"{why}; it was not touched") from None
+        except RecursionError:  # it can be read, but what is compared goes deeper
+            raise _unusable(place, "nested too deeply; it was not touched") from None
         try:
             if _replaced(place, before, after):
                 return

@@ -13,7 +13,9 @@ from conftest import Api
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repowire import mcp_servers
 from repowire.agents.mcp_config import KINDS, CannotEdit, Place, Server, added, removed, servers
+from repowire.errors import Refusal
 
 CLAUDE = """{
 \t"numStartups": 7,
@@ -254,3 +256,17 @@ def test_whatever_is_put_in_is_read_again_and_taken_out_without_a_trace(backend:
         (server.command, server.args, dict(server.env))
     ]
     assert removed(kind, place, after, server.name) == text
+
+
+@pytest.mark.parametrize(
+    ("backend", "text"),
+    [("codex", "a = " + "[" * 5000 + "]" * 5000), ("claude-code", '{"a": ' + "[" * 900 + "]" * 900 + "}")],
+)
+def test_a_file_nested_too_deeply_is_refused_and_not_touched(tmp_path: Path, backend: str, text: str) -> None:
+    kind, file = KINDS[backend], tmp_path / "config"
+    place = Place("user", str(file), ("mcp_servers" if kind.toml else "mcpServers",))
+    file.write_text(text)
+    with pytest.raises(Refusal) as refused:
+        mcp_servers.edit(place, lambda before: added(kind, place, before, Server("x", "stdio", "c")))
+    assert refused.value.status == 502
+    assert file.read_text() == text

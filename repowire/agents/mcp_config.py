@@ -179,6 +179,8 @@ def _parsed(kind: Kind, text: str) -> dict[str, Any]:
         found = json_text.parse(plain) if plain.strip() else {}
     except (NotJson, tomllib.TOMLDecodeError) as wrong:
         raise CannotEdit(str(wrong)) from None
+    except RecursionError:  # of tomllib
+        raise CannotEdit("nested too deeply") from None
     if not isinstance(found, dict):
         raise CannotEdit("it holds no object")
     return found
