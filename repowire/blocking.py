@@ -125,7 +125,7 @@ def _ruling(mesh: Mesh, draft: Draft) -> Ruling:
         return Ruling(gated=True, hold_open=True)
     given = draft.metadata.get("tool_input")
     peer = draft.peer
-    names = (peer.peer_id, peer.display_name) if peer else (draft.from_peer,)
+    names = (peer.peer_id, peer.display_name) if peer else ("", draft.from_peer)
     return policy.ruling(
         mesh.config,
         draft.fact("tool_name") or "",

@@ -18,7 +18,8 @@ READ_ONLY = frozenset({"Read", "Glob", "Grep", "LS"})  # never wait, whatever a 
 # What a `*` of an argument's pattern may stand for, and all that a value with one may hold: nothing that a shell could
 # take for more than a word. Quotes, $, `, ;, &, |, <, >, brackets, ~, #, \\ and line ends are not among it.
 PLAIN = re.compile(r"[A-Za-z0-9 _\-./:=,@%+]*")
-# Arguments that a rule need not name, since they change nothing of what is done
+SHELL_TOOL = "Bash"
+# Arguments of the shell's tool that a rule need not name, since they change nothing of what is done
 HARMLESS = frozenset({"description", "timeout", "run_in_background"})
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ class Rule(NamedTuple):
         """Whether this call may go ahead unasked: the tool fits, and every argument is named and fits."""
         if not _glob(self.tool, tool):
             return False
-        unnamed = given.keys() - self.arguments.keys() - HARMLESS
+        unnamed = given.keys() - self.arguments.keys() - (HARMLESS if self.tool == tool == SHELL_TOOL else set())
         if (unnamed and not self.other_arguments) or not self.arguments.keys() <= given.keys():
             return False
         return all(fits(pattern, given[name]) for name, pattern in self.arguments.items())
@@ -61,7 +62,7 @@ def fits(pattern: str, value: object) -> bool:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if "*" not in pattern:
         return text == pattern
-    if PLAIN.fullmatch(text) is None or ".." in re.split("[ /:=,@]", text):
+    if PLAIN.fullmatch(text) is None or ".." in text:
         return False
     return _glob(pattern, text)
 
@@ -97,7 +98,7 @@ def check(config: Config) -> None:
                 )
             for name, pattern in rule.arguments.items():
                 literal = pattern.replace("*", "")
-                if "*" in pattern and (PLAIN.fullmatch(literal) is None or ".." in re.split("[ /:=,@]", literal)):
+                if "*" in pattern and (PLAIN.fullmatch(literal) is None or ".." in literal):
                     raise ConfigError(
                         f"{rule.place}: {name} = {pattern!r} can never match: with a * only letters, digits and"
                         " space _ - . / : = , @ % + can, and no `..`; without a * it is the whole value"
@@ -105,26 +106,37 @@ def check(config: Config) -> None:
 
 
 def ruling(config: Config, tool: str, given: Json | None, *, names: tuple[str, ...], circle: str | None) -> Ruling:
-    """What holds for a call of a peer known by these names (id first) in that circle; the nearest section wins.
+    """What holds for a call of a peer known by these names, its id first, in that circle.
 
+    The table of its id wins over the common one, key by key. An agent can choose its name and its circle, so their
+    tables only tighten: what any of them gates waits, and a rule lets through only what a rule of each lets through.
     `given` are the whole arguments; None where they are not known, and then no rule lets the call through.
     """
     policy = config.approvals
-    own = [name for name in names if name in policy.peers]
-    sections: list[tuple[str, Any]] = [(f"approvals.peers.{name}", policy.peers[name]) for name in own]
-    if circle is not None and circle in policy.circles:
-        sections.append((f"approvals.circles.{circle}", policy.circles[circle]))
-    sections.append(("approvals", policy))
-    gated = next(one.gated_tools for _, one in sections if one.gated_tools is not None)
-    if tool in READ_ONLY or (tool and not any(_glob(pattern, tool) for pattern in gated)):
+    if tool in READ_ONLY:
         return Ruling(gated=False)
-    hold = next(one.hold_open for _, one in sections if one.hold_open is not None)
+    own: list[tuple[str, Any]] = [(f"approvals.peers.{one}", policy.peers[one]) for one in names if one in policy.peers]
+    chosen = own if not names or names[0] not in policy.peers else own[1:]
+    floor = [*own[: len(own) - len(chosen)], ("approvals", policy)]
+    if circle is not None and circle in policy.circles:
+        chosen.append((f"approvals.circles.{circle}", policy.circles[circle]))
+    every = [_ruled([one, *floor], tool, given) for one in chosen] + [_ruled(floor, tool, given)]
+    strict = [one for one in every if one.gated]
+    if not strict:
+        return Ruling(gated=False)
+    hold = next(one.hold_open for _, one in [*chosen, *floor] if one.hold_open is not None)
+    rule = strict[0].rule if all(one.rule is not None for one in strict) else None
+    return Ruling(gated=True, rule=rule, hold_open=hold)
+
+
+def _ruled(sections: list[tuple[str, Any]], tool: str, given: Json | None) -> Ruling:
+    """What some tables say, the first wins key by key; of how long it waits nothing."""
+    gated = next(one.gated_tools for _, one in sections if one.gated_tools is not None)
+    if tool and not any(_glob(pattern, tool) for pattern in gated):
+        return Ruling(gated=False)
     place, allow = next((place, one.allow) for place, one in sections if one.allow is not None)
-    if given is not None:
-        for rule in _rules(allow, place):
-            if rule.allows(tool, given):
-                return Ruling(gated=True, rule=rule.place, hold_open=hold)
-    return Ruling(gated=True, hold_open=hold)
+    rules = [] if given is None else _rules(allow, place)
+    return Ruling(gated=True, rule=next((rule.place for rule in rules if rule.allows(tool, given or {})), None))
 
 
 def _rules(allow: tuple[Json, ...], place: str) -> list[Rule]:

@@ -271,8 +271,10 @@ ALLOW = _rules("Calls of gated tools that need no person; see docs/approvals.md 
 HOLD_OPEN = _flag(
     "Let a tool permission wait until it is answered, as long as the agent's runtime waits, past the cap above."
 )
-OWN_CIRCLES = _sections("Another policy for the peers of a circle, by its name: each key there wins over the one here.")
-OWN_PEERS = _sections("Another policy for one peer, by its id or name; wins over its circle's.")
+OWN_CIRCLES = _sections("A stricter policy for the peers of a circle, by its name; it never loosens the one here.")
+OWN_PEERS = _sections(
+    "Another policy for one peer: by its id it wins over the one here, by its name it only tightens it."
+)
 _OWN = {"gated_tools": GATED_TOOLS, "allow": ALLOW, "hold_open": HOLD_OPEN}
 CHECKPOINT_BYTES = _whole("bytes", 65_536, 1024 * MIB, "Size of the write-ahead log that starts a checkpoint.")
 CHECKPOINT_SECONDS = _seconds(1, 86_400, "How long a write may stay in the write-ahead log without a checkpoint.")

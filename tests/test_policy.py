@@ -99,7 +99,7 @@ def test_a_pattern_without_a_star_is_the_whole_value(value):
     [
         ("*", "", True), ("a*", "a", True), ("*a", "a", True), ("a*a", "a", False), ("a*a", "aa", True),
         ("a*b*c", "a-b-c", True), ("a*b*c", "acb", False), ("a**b", "ab", True), ("/src/*.md", "/src/a/b.md", True),
-        ("/src/*", "/src/../x", False), ("a*", "a..b", True),
+        ("/src/*", "/src/../x", False), ("a*", "a..b", False), ("tar *", "tar -C../x y", False),
     ],
 )  # fmt: skip
 def test_how_stars_match(pattern, text, fine):
@@ -117,6 +117,8 @@ def test_every_argument_must_be_named_save_the_harmless():
     assert not rule.allows("Bash", {"command": "make test", "dangerouslyDisableSandbox": True})
     assert not rule.allows("Bash", {})
     assert not rule.allows("BashOutput", {"command": "make test"})
+    issue = Rule("approvals.allow[0]", "mcp__git__issue", {"repo": "me/x"})
+    assert not issue.allows("mcp__git__issue", {"repo": "me/x", "description": "of another tool it says something"})
 
 
 def test_other_arguments_may_be_anything_where_the_rule_says_so():
@@ -140,19 +142,30 @@ def test_arguments_that_are_not_known_are_never_let_through():
     assert policy.ruling(settings, "Bash", None, names=(), circle=None).rule is None
 
 
-def test_a_peers_own_table_wins_over_its_circles_and_that_over_the_common_one():
-    settings = {
-        "allow": ALLOW_MAKE,
-        "circles": {"default": OwnApprovals(hold_open=True, gated_tools=("Write",))},
-        "peers": {"ann": OwnApprovals(gated_tools=("Bash",), allow=ALLOW_LS)},
-    }
-    ann = ruled("Bash", {"command": "ls"}, **settings)
-    assert ann == policy.Ruling(gated=True, rule="approvals.peers.ann.allow[0]", hold_open=True)
-    assert ruled("Bash", {"command": "make"}, **settings).rule is None
-    assert not ruled("Write", **settings).gated
-    assert ruled("Write", names=("peer-2", "ben"), **settings).hold_open
-    other = ruled("Bash", {"command": "make"}, names=("ben",), circle="night", **settings)
-    assert other == policy.Ruling(gated=True, rule="approvals.allow[0]")
+def test_the_table_of_a_peers_id_wins_over_the_common_one():
+    settings = {"allow": ALLOW_MAKE, "peers": {"peer-1": OwnApprovals(gated_tools=("Bash",), allow=ALLOW_LS)}}
+    ann = ruled("Bash", {"command": "ls"}, names=("peer-1", "ann"), **settings)
+    assert ann == policy.Ruling(gated=True, rule="approvals.peers.peer-1.allow[0]")
+    assert ruled("Bash", {"command": "make"}, names=("peer-1", "ann"), **settings).rule is None
+    assert not ruled("Write", names=("peer-1", "ann"), **settings).gated
+    assert ruled("Write", names=("peer-2", "ann"), **settings).gated
+
+
+@pytest.mark.parametrize("chosen", ["circles", "peers"])
+def test_what_an_agent_can_choose_only_tightens(chosen):
+    """Its circle and its name: it may move and call itself as it likes, and no call is let through by that."""
+    lax = OwnApprovals(gated_tools=(), allow=({"tool": "*", "other_arguments": True},))
+    strict = OwnApprovals(gated_tools=("WebFetch",), allow=(), hold_open=True)
+    who = {"names": ("peer-1", "lax"), "circle": "lax"}
+    settings = {"allow": ALLOW_MAKE, chosen: {"lax": lax, "strict": strict}}
+    assert ruled("Bash", {"command": "rm"}, **who, **settings) == policy.Ruling(gated=True)
+    assert ruled("Write", {"file_path": "x"}, **who, **settings).gated
+    assert ruled("Bash", {"command": "make"}, **who, **settings).rule is not None
+    who = {"names": ("peer-1", "strict"), "circle": "strict"}
+    assert ruled("WebFetch", {"url": "x"}, **who, **settings) == policy.Ruling(gated=True, hold_open=True)
+    settings[chosen]["strict"] = OwnApprovals(gated_tools=("Bash",), allow=ALLOW_LS)
+    assert ruled("Bash", {"command": "make"}, **who, **settings).rule is None
+    assert ruled("Bash", {"command": "ls"}, **who, **settings).rule is None, "no common rule lets it through"
 
 
 @pytest.mark.parametrize(
