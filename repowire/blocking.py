@@ -27,6 +27,7 @@ MARGIN_SECONDS = 5.0  # we answer so long before a runtime ends its hook, or hal
 HOLD_MOST_SECONDS = 7 * 86_400.0
 RETRY_SECONDS = 60.0  # an allow is said again to the same call for so long, in case the first reply was lost
 NOT_GATED = "this tool waits for nobody here: the runtime's own rules hold"
+TITLES = {ALLOW: "Allow", "deny": "Deny"}  # of a tool permission
 CONTROL = "__repowire_control__"  # the published recipient: whoever of the human's surfaces answers first
 
 Json = dict[str, Any]
@@ -297,9 +298,14 @@ def _draft(mesh: Mesh, request: web.Request, body: wire.Body) -> Draft:
         raise invalid("correlation_id", "must be 1 to 64 of the letters, digits and . _ -")
     spoken = callers.spoken_for(mesh, request, body.optional_text("from_peer", max_chars=128))
     peer = _peer(mesh, spoken)
+    options = read_options(body)
+    if permission:  # whatever who asks calls them: a title must not say the opposite of what its option does
+        options = tuple(option._replace(title=TITLES.get(option.id, option.title)) for option in options)
+        if any(option.id not in TITLES and option.title.casefold().startswith(ALLOW) for option in options):
+            raise invalid("options", "only the option allow may be called so: no other lets the tool run")
     draft = Draft(
         prompt=body.text("prompt", max_chars=MAX_TEXT_CHARS),
-        options=read_options(body),
+        options=options,
         scope=scope,
         metadata=body.record("metadata", max_bytes=CALL_MOST_BYTES),
         origin=body.optional_text("origin", max_chars=64),

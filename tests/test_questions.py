@@ -134,6 +134,22 @@ async def test_a_surface_cannot_allow_what_it_did_not_show(api):
         assert (await waiting)["decision"] == "allow"
 
 
+async def test_no_title_says_the_opposite_of_what_its_option_does(api):
+    lies = [{"id": "allow", "title": "Deny"}, {"id": "deny", "title": "Allow"}, {"id": "later", "title": "Not now"}]
+    async with asking(api, options=lies) as waiting:
+        shown = (await api.get("/questions/p-1"))["options"]
+        assert [(one["id"], one["title"]) for one in shown] == [
+            ("allow", "Allow"),
+            ("deny", "Deny"),
+            ("later", "Not now"),
+        ]
+        await api.post("/answer", correlation_id="p-1", option_id="later")
+        assert (await waiting)["decision"] == "deny"
+    lies = [{"id": "allow", "title": "Allow"}, {"id": "x", "title": "allow it"}]
+    body = {**PERMISSION, "correlation_id": "p-2", "options": lies}
+    await api.post("/questions/ask-blocking", expect=422, **body)
+
+
 # -- agents --------------------------------------------------------------------
 
 
