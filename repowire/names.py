@@ -3,12 +3,9 @@
 from sqlite3 import Connection
 from typing import Any
 
-from aiohttp import web
-
-from repowire import lives, peers, presence, wire
+from repowire import lives, peers, presence
 from repowire.clock import new_id
-from repowire.errors import invalid
-from repowire.mesh import MESH, Change
+from repowire.mesh import Change
 from repowire.peers import Peer
 from repowire.protocol import DEFAULT_CIRCLE, HUMAN
 
@@ -109,20 +106,3 @@ def set_circle(change: Change, peer: Peer, circle: str) -> None:
     name = free_name(change, peer.display_name, circle, peer.peer_id)
     peers.change_columns(change, peer.peer_id, circle=circle, display_name=name)
     change.record("peer.changed", peer_id=peer.peer_id, circle=circle, name=name if name != peer.display_name else None)
-
-
-# -- wire --------------------------------------------------------------------
-
-
-async def post_circle(request: web.Request) -> web.Response:
-    body = await wire.read(request)
-    name, circle = body.text("peer_name"), body.optional_identifier("circle")
-    if circle is None:
-        raise invalid("circle", "is required")
-    with request.app[MESH].change() as change:
-        if (peer := peers.known(change.db, name)) is not None:
-            set_circle(change, peer, circle)
-    return wire.reply({"ok": True})
-
-
-ROUTES = [web.post("/peers/circle", post_circle)]

@@ -1,4 +1,6 @@
-"""Roles: who is the orchestrator of a circle. One at a time: a fresh one keeps the role, a stale one loses it.
+"""Roles and circles on the wire: who leads a circle, and who moves into one.
+
+One orchestrator at a time: a fresh one keeps the role, a stale one loses it. An agent moves itself alone.
 
 Fresh is who is online or busy and was seen within two heartbeats (`daemon.heartbeat_interval_seconds`): it says so with
 a touch, a status or a hook. Taking the role from a fresh one is refused whatever is said.
@@ -9,8 +11,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, lives, peers, presence, wire
-from repowire.errors import conflict, malformed
+from repowire import callers, lives, names, peers, presence, wire
+from repowire.errors import conflict, forbidden, invalid, malformed
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import HUMAN, ORCHESTRATOR
@@ -130,7 +132,23 @@ async def get_orchestrator(request: web.Request) -> web.Response:
     return wire.reply(orchestrator(request.app[MESH], request.match_info["name"]))
 
 
+async def post_circle(request: web.Request) -> web.Response:
+    body = await wire.read(request)
+    name, circle = body.text("peer_name"), body.optional_identifier("circle")
+    if circle is None:
+        raise invalid("circle", "is required")
+    mesh = request.app[MESH]
+    caller = callers.calling(mesh, request)
+    with mesh.change() as change:
+        if (peer := peers.known(change.db, name)) is not None:
+            if caller is not None and caller.peer_id != peer.peer_id:
+                raise forbidden("not_your_peer", f"you are {caller.display_name}: an agent moves itself alone")
+            names.set_circle(change, peer, circle)
+    return wire.reply({"ok": True})
+
+
 ROUTES = [
+    web.post("/peers/circle", post_circle),
     web.post("/peers/claim-role", post_claim_role),
     web.get("/circles/{name}/orchestrator", get_orchestrator),
 ]

@@ -141,3 +141,19 @@ async def test_a_child_of_the_panes_agent_does_not_take_the_pane(api, clock):
     with api.mesh.change() as change:
         lives.say(change, peers.load(change.db, holder["peer_id"]), "offline", "test")
     assert (await api.post("/peers", **{**said, "name": "cat"}))["pane_assigned"] is True
+
+
+# -- circles -----------------------------------------------------------------------
+
+
+async def test_an_agent_moves_itself_alone_and_a_person_anybody(api, monkeypatch):
+    ann, ben = await made(api, "ann", "ben")
+    with monkeypatch.context() as as_ann:
+        as_ann.setattr(callers, "calling", lambda mesh, request: peers.load(mesh.db.conn, ann))
+        got = await api.post("/peers/circle", peer_name="ben", circle="night", expect=403)
+        assert got["detail"]["error"] == "not_your_peer"
+        await api.post("/peers/circle", peer_name="ann", circle="night")
+    assert (await api.get(f"/peers/{ben}"))["circle"] == "default"
+    assert (await api.get(f"/peers/{ann}"))["circle"] == "night"
+    await api.post("/peers/circle", peer_name="ben", circle="night")
+    assert (await api.get(f"/peers/{ben}"))["circle"] == "night"
