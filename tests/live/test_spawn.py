@@ -656,6 +656,8 @@ def test_a_session_that_was_left_is_gone_on_with_as_the_same_peer(yard: Yard) ->
     assert yard.live.post(resume, expect=409, dry_run=False)["detail"]["error"] == "active_executor"
     os.kill(ann.pid, signal.SIGKILL)
     until(lambda: yard.peers()["ann"]["status"] == "offline")
+    # what was killed is there until its tmux has heard of it, and nothing is resumed beside it
+    until(lambda: yard.live.post(resume)["status"] == "resume_available")
     looked = yard.live.post(resume)
     assert (looked["status"], looked["action"], looked["runtime_session_id"]) == ("resume_available", "inspect", "s-1")
     assert looked["resume_capability"] == {"supported": True, "arguments": ["--resume", "s-1"]}
