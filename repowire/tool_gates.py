@@ -13,7 +13,7 @@ from aiohttp import web
 
 from repowire import arrivals, blocking, claims, hooks, peers, presence, wire
 from repowire.agents import claude_code_gates as claude
-from repowire.agents import claude_code_hooks
+from repowire.agents.claude_code_hooks import Said, parse
 from repowire.blocking import Draft
 from repowire.choices import ALLOW, CALL_MOST_BYTES, TOOL_PERMISSION, Option
 from repowire.errors import not_found
@@ -35,14 +35,15 @@ VERDICT = "X-Repowire-Verdict"
 class Gate(NamedTuple):
     """How one event of one agent is read, and how it wants its answer."""
 
+    parse: Callable[[Mapping[str, Any]], Said]  # what the event says
     headline: Callable[[str, Mapping[str, Any]], str]  # of a tool and its arguments
     verdict: Callable[[str, str], str]  # of `allow` or `deny` and why: what its hook prints
     dialog: bool = False  # the agent's own dialog is on the screen meanwhile
 
 
 GATES = {
-    ("claude-code", "PreToolUse"): Gate(claude.headline, claude.tool_verdict),
-    ("claude-code", "PermissionRequest"): Gate(claude.headline, claude.dialog_verdict, dialog=True),
+    ("claude-code", "PreToolUse"): Gate(parse, claude.headline, claude.tool_verdict),
+    ("claude-code", "PermissionRequest"): Gate(parse, claude.headline, claude.dialog_verdict, dialog=True),
 }
 
 
@@ -118,7 +119,7 @@ async def _asked(request: web.Request, gate: Gate, event: str, body: wire.Body) 
     """The question when it is over; None where nobody needs to be asked."""
     mesh = request.app[MESH]
     tool, given = body.text("tool_name", max_chars=TOOL_CHARS), body.record("tool_input", max_bytes=CALL_MOST_BYTES)
-    said, facts = claude_code_hooks.parse(body.fields), arrivals.facts(mesh, request)
+    said, facts = gate.parse(body.fields), arrivals.facts(mesh, request)
     call = {"tool_name": tool, "tool_input": given, "cwd": said.cwd, "session_id": said.session}
     with mesh.change() as change:
         peer, last = arrivals.arrive(change, mesh, request, facts, said)
