@@ -21,7 +21,8 @@ def calling(mesh: Mesh, request: web.Request) -> Peer | None:
             return peer
     for backend, name in SESSION_VARIABLES.items():
         session = mesh.auth.variable(request, name)
-        if session and (peer := peers.by_session(mesh.db.conn, session, backend)) is not None:
+        peer = peers.by_session(mesh.db.conn, session, backend) if session else None
+        if peer is not None and peer.retired_at is None:  # a tmux server that it started outlives it
             return peer
     return None
 

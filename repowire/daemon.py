@@ -65,6 +65,7 @@ from repowire import (
     wire,
 )
 from repowire import mesh as mesh_module
+from repowire.agents import SESSION_VARIABLES
 from repowire.auth import AUTH, Auth, check_bind
 from repowire.bus import Bus
 from repowire.clock import Clock, SystemClock
@@ -292,6 +293,8 @@ async def serve(config: Config, *, as_json: bool = False) -> int:
 
     Raises ConfigError, HomeBusy (another daemon has this home) and StoreError, whose texts are for people.
     """
+    for name in SESSION_VARIABLES.values():  # whoever started us: we and what we start are nobody's
+        os.environ.pop(name, None)
     prepare_home(config.home)
     lock = lock_home(config)
     try:

@@ -89,6 +89,14 @@ def nothing_of(host: Host, pane: str, name: str = "ann") -> None:
     assert kinds.count("pane.linked") == 0
 
 
+def test_a_daemon_that_an_agent_started_serves_panes_like_any_other(host: Host) -> None:
+    """Whoever started it: what an agent left in its environment is not passed on."""
+    host.live.term()
+    host.live.start(REPOWIRE_DELIVERY__INBOX="false", CLAUDE_CODE_SESSION_ID="s-1")
+    host.live.post("/peers", name="starter", metadata={"hook_session_id": "s-1"})
+    assert host.link(host.box().pane, name="ann")["linked"] is True
+
+
 def test_every_file_of_the_home_is_its_owners_alone(host: Host) -> None:
     host.link(host.box().pane, name="ann")
     files = {path: stat.S_IMODE(path.lstat().st_mode) for path in host.live.home.rglob("*")}

@@ -414,3 +414,5 @@ def test_what_an_agent_left_running_is_still_that_agents(live: Live) -> None:
     assert whoami(CLAUDE_CODE_SESSION_ID="s-1") == ann
     assert whoami(CLAUDE_CODE_SESSION_ID="s-2") == "human"
     assert whoami() == "human"
+    live.post("/peers/ann/offline", terminal=True)
+    assert whoami(CLAUDE_CODE_SESSION_ID="s-1") == "human", "its session is over, and a tmux that it began may live on"
