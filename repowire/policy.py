@@ -5,7 +5,6 @@ ask more or less often, it can never make silence an answer. How a pattern match
 docs/approvals.md: in a shell's words one letter too many is another command.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -55,16 +54,17 @@ class Ruling(NamedTuple):
 
 
 def fits(pattern: str, value: object) -> bool:
-    """Whether an argument is what a pattern says. Without a `*` it is the whole value, letter for letter.
+    """Whether an argument is a text that is what a pattern says; without a `*` the whole of it, letter for letter.
 
     With one, the value must be made of plain letters only (see PLAIN) and name no parent folder.
     """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if "*" not in pattern:
-        return text == pattern
-    if PLAIN.fullmatch(text) is None or ".." in text:
+    if not isinstance(value, str):
         return False
-    return _glob(pattern, text)
+    if "*" not in pattern:
+        return value == pattern
+    if PLAIN.fullmatch(value) is None or ".." in value:
+        return False
+    return _glob(pattern, value)
 
 
 def _glob(pattern: str, text: str) -> bool:

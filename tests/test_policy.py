@@ -95,6 +95,23 @@ def test_a_pattern_without_a_star_is_the_whole_value(value):
 
 
 @pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        ("true", True),
+        ("1", 1),
+        ("1.0", 1.0),
+        ('{"a":1}', {"a": 1}),
+        ('["a"]', ["a"]),
+        ("null", None),
+        ("*", 1),
+        ("", None),
+    ],
+)
+def test_a_pattern_is_for_texts_alone(pattern, value):
+    assert not fits(pattern, value)
+
+
+@pytest.mark.parametrize(
     ("pattern", "text", "fine"),
     [
         ("*", "", True), ("a*", "a", True), ("*a", "a", True), ("a*a", "a", False), ("a*a", "aa", True),
