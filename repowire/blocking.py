@@ -77,7 +77,8 @@ def put(change: Change, mesh: Mesh, draft: Draft) -> Question | None:
     What a rule of the config allows comes back closed. 409 `another_question` when the id is another one's.
     """
     if draft.correlation_id is not None and (known := questions.find(change.db, draft.correlation_id)) is not None:
-        if (known.digest, known.from_peer_id, known.scope) != (draft.digest, draft.from_peer_id, draft.scope):
+        asked = (known.digest, known.from_peer_id, known.scope, known.prompt)
+        if asked != (draft.digest, draft.from_peer_id, draft.scope, draft.prompt):
             raise conflict(
                 "another_question",
                 f"{known.correlation_id} was another question: take a new id, an answer is for one call only",

@@ -150,6 +150,14 @@ async def test_no_title_says_the_opposite_of_what_its_option_does(api):
     await api.post("/questions/ask-blocking", expect=422, **body)
 
 
+async def test_another_prompt_under_one_id_is_another_question(api):
+    async with asking(api) as waiting:
+        body = {**PERMISSION, "correlation_id": "p-1", "prompt": "Bash: something harmless"}
+        got = await api.post("/questions/ask-blocking", expect=409, **body)
+        assert got["detail"]["error"] == "another_question"
+        assert not waiting.done()
+
+
 # -- agents --------------------------------------------------------------------
 
 
