@@ -5,7 +5,6 @@ say that server, pane and process are those very ones. Whatever cannot be proved
 """
 
 import signal
-from sqlite3 import Connection
 from typing import Any
 
 from aiohttp import web
@@ -20,33 +19,6 @@ from repowire.spawn import STARTS, Starts
 HANGUP_SECONDS, TERM_SECONDS, KILL_SECONDS = 3.0, 3.0, 2.0  # what each word is given before the next, harder one
 
 # -- queries -------------------------------------------------------------------
-
-
-def meant(db: Connection, name: str, circle: str | None) -> Peer:
-    """The one peer of an id or a name, without a guess between several: 409 with the candidates."""
-    peer = peers.find(db, name)
-    if peer is not None and peer.hidden_at is None:
-        return peer
-    found = [one for one in peers.named(db, name) if circle in (None, one.circle)]
-    if len(found) > 1:
-        raise conflict(
-            "ambiguous_peer",
-            f"{len(found)} peers are called {name!r}: use a peer_id, or name the circle",
-            peer=name,
-            candidates=[_candidate(one) for one in found],
-        )
-    if not found:
-        raise peers.unknown(db, name)
-    return found[0]
-
-
-def _candidate(peer: Peer) -> dict[str, Any]:
-    return {
-        "peer_id": peer.peer_id,
-        "display_name": peer.display_name,
-        "circle": peer.circle,
-        "tmux_session": peer.tmux_session,
-    }
 
 
 def owned(mesh: Mesh, peer: Peer) -> Owned:
@@ -150,7 +122,7 @@ async def _kill(mesh: Mesh, peer: Peer) -> bool | None:
 def target(mesh: Mesh, request: web.Request, name: str, circle: str | None, from_peer: str | None) -> Peer:
     """Whom the request is about, and may be: an agent ends nobody of another circle."""
     by = callers.spoken_for(mesh, request, from_peer)
-    peer = meant(mesh.db.conn, name, circle)
+    peer = peers.exactly(mesh.db.conn, name, circle)
     if by is not None and (calls := peers.known(mesh.db.conn, by)) is not None:
         peers.check_circle(calls, peer, bypass=False)
     return peer

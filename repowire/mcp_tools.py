@@ -292,7 +292,7 @@ async def spawn_peer(call: Call) -> str:
 
 async def kill_peer(call: Call) -> str:
     name, circle = call.given.text("peer_identifier", max_chars=128), call.given.optional_identifier("circle")
-    peer = endings.meant(call.mesh.db.conn, name, circle)
+    peer = peers.exactly(call.mesh.db.conn, name, circle)
     peers.check_circle(call.peer, peer, bypass=False)
     killed = await endings.kill(call.mesh, call.request.app[spawn.STARTS], peer)
     left = "" if killed else "; its pane was not opened by repowire, so what runs there was left alone"

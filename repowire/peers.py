@@ -217,17 +217,37 @@ def resolve(db: Connection, name: str, circle: str | None = None) -> Peer:
     if not found:
         raise unknown(db, name)
     if len(found) > 1:
-        raise conflict(
-            "ambiguous_peer",
-            f"{len(found)} peers are called {name!r}: use a peer_id, or name the circle",
-            peer=name,
-            candidates=_candidates(found),
-        )
+        raise _ambiguous(name, found)
     return found[0]
 
 
-def _candidates(found: list[Peer]) -> list[dict[str, str]]:
-    return [{"peer_id": one.peer_id, "display_name": one.display_name, "circle": one.circle} for one in found]
+def exactly(db: Connection, name: str, circle: str | None = None) -> Peer:
+    """The one peer of an id or a name for what must not be guessed, such as an end: one that is offline counts too.
+
+    404 and 409 as `resolve`; the candidates say their panes.
+    """
+    peer = find(db, name)
+    if peer is not None and peer.hidden_at is None:
+        return peer
+    found = [one for one in named(db, name) if circle is None or one.circle == circle or one.everywhere]
+    if len(found) > 1:
+        raise _ambiguous(name, found, "tmux_session", "pane_id")
+    if not found:
+        raise unknown(db, name)
+    return found[0]
+
+
+def _ambiguous(name: str, found: list[Peer], *more: str) -> Refusal:
+    return conflict(
+        "ambiguous_peer",
+        f"{len(found)} peers are called {name!r}: use a peer_id, or name the circle",
+        peer=name,
+        candidates=_candidates(found, *more),
+    )
+
+
+def _candidates(found: list[Peer], *more: str) -> list[dict[str, str | None]]:
+    return [{fact: getattr(one, fact) for fact in ("peer_id", "display_name", "circle", *more)} for one in found]
 
 
 def unknown(db: Connection, name: str) -> Refusal:

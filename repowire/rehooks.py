@@ -10,7 +10,6 @@ import platform
 import signal
 import time
 from dataclasses import dataclass
-from sqlite3 import Connection
 from typing import Any
 
 from aiohttp import web
@@ -58,24 +57,6 @@ class Rehooked:
 
 
 # -- queries -------------------------------------------------------------------
-
-
-def one(db: Connection, name: str, circle: str | None) -> Peer:
-    """The peer of an id or a name; 409 when several have it, be they offline: what is mended is not guessed."""
-    peer = peers.find(db, name)
-    found = [one for one in peers.named(db, name) if circle is None or one.circle == circle or one.everywhere]
-    if peer is not None and peer.hidden_at is None:
-        found = [peer]
-    if len(found) > 1:
-        raise conflict(
-            "ambiguous_peer",
-            f"{len(found)} peers are called {name!r}: use a peer_id, or name the circle",
-            peer=name,
-            candidates=[{"peer_id": one.peer_id, "circle": one.circle, "pane_id": one.pane_id} for one in found],
-        )
-    if not found:
-        raise peers.unknown(db, name)
-    return found[0]
 
 
 def elsewhere(peer: Peer) -> bool:
@@ -200,7 +181,7 @@ async def post_rehook(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     body = await wire.read(request, empty_ok=True)
     callers.spoken_for(mesh, request, body.optional_text("from_peer"))
-    peer = one(mesh.db.conn, request.match_info["name"], body.optional_identifier("circle"))
+    peer = peers.exactly(mesh.db.conn, request.match_info["name"], body.optional_identifier("circle"))
     apply = body.flag("apply")
     done = await rehook(mesh, request.app[panes.HOSTS], request.app[SOCKETS], peer, apply=apply)
     return wire.reply(done.json())
