@@ -14,6 +14,7 @@ from repowire.errors import Refusal, conflict, failed
 from repowire.mesh import MESH, Mesh
 from repowire.ownership import Owned
 from repowire.peers import Peer
+from repowire.protocol import HUMAN
 from repowire.spawn import STARTS, Starts
 
 HANGUP_SECONDS, TERM_SECONDS, KILL_SECONDS = 3.0, 3.0, 2.0  # what each word is given before the next, harder one
@@ -87,7 +88,12 @@ async def ended(mesh: Mesh, pane: Owned, seconds: float) -> bool:
 
 
 async def kill(mesh: Mesh, starts: Starts, peer: Peer) -> bool | None:
-    """End the agent where its pane is proved ours; off the list it goes in any case. None: it was only taken off."""
+    """End the agent where its pane is proved ours; off the list it goes in any case. None: it was only taken off.
+
+    409 `human` for the person of this machine, whose mail waits there.
+    """
+    if peer.role == HUMAN:
+        raise conflict("human", f"{peer.display_name} is a person and no agent that ends", peer_id=peer.peer_id)
     spawn.busy(starts, peer, "ended")
     try:
         return await _kill(mesh, peer)
