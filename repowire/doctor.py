@@ -428,7 +428,10 @@ async def get_host(request: web.Request) -> web.Response:
     around = await look(mesh, table, live)
     told = checks(mesh, request.app[panes.HOSTS], around)
     rows, bad = [], any(not one.ok and one.severity == ERROR for one in told)
-    for peer in live:
+    for before in live:
+        peer = peers.find(mesh.db.conn, before.peer_id)  # as it is now that all was looked at
+        if peer is None:
+            continue
         _, found = examined(around, peer)
         request.app[KNOWN].note(mesh, peer, found)
         bad = bad or any(one.severity == ERROR for one in found)

@@ -9,7 +9,7 @@ import os
 import pytest
 from conftest import TOKEN, until_async
 
-from repowire import __version__, channels, contradictions, doctor, gates, presence, sessions
+from repowire import __version__, channels, contradictions, doctor, gates, lives, presence, sessions
 from repowire.agents import claude_code_setup as setup
 from repowire.agents.claude_code_setup import Program
 
@@ -200,3 +200,28 @@ def test_each_gate_has_a_word_on_what_opens_it():
 def test_the_contract_comes_first_and_every_code_has_its_rule():
     source = inspect.getsource(contradictions)
     assert [code for code in contradictions.CODES if source.count(f'"{code}"') < 2] == []
+
+
+async def test_the_host_is_judged_by_its_peers_as_they_are_after_the_survey(api, monkeypatch):
+    """One that ends meanwhile is no error of the host, and one that was taken off the list no failure."""
+    for name in ("ann", "ben"):
+        await api.post("/peers", name=name)
+    look = doctor.look
+
+    async def slow(mesh, table, found):
+        around = await look(mesh, table, found)
+        with mesh.change() as change:
+            for peer in found:
+                if peer.display_name == "ben":
+                    change.db.execute("DELETE FROM peers WHERE peer_id = ?", (peer.peer_id,))
+                    change.record("peer.changed", peer_id=peer.peer_id)
+                elif peer.display_name == "ann":
+                    lives.retire(change, peer, "session_end")
+        return around
+
+    seen = []
+    examined = doctor.examined
+    monkeypatch.setattr(doctor, "look", slow)
+    monkeypatch.setattr(doctor, "examined", lambda around, peer: seen.append(peer) or examined(around, peer))
+    await api.get("/doctor")
+    assert [(peer.display_name, peer.retired_at is not None) for peer in seen] == [("ann", True)]
