@@ -36,10 +36,17 @@ def main(argv: list[str]) -> int:
 def link(args: argparse.Namespace) -> int:
     if args.pane is not None and args.backend is None:
         return _refuse_to_guess(args)
+    if args.tmux is not None and not os.path.exists(args.tmux):
+        c.fail(f"there is no tmux socket {args.tmux}: `tmux display-message -p '#{{socket_path}}'` says where one is")
     with c.client(SECONDS) as daemon:
         if args.pane is not None:
             return _link(args, daemon, args.pane, args.backend, args.tmux or _here(daemon, args.pane))
         found = daemon.orphan_panes(tmux=args.tmux or _own_server())
+        if args.tmux is not None:  # the daemon looks at others too; who names one means that one
+            one = os.path.realpath(args.tmux)
+            found["panes"] = [pane for pane in found["panes"] if os.path.realpath(pane["tmux"]) == one]
+            if one in map(os.path.realpath, found["silent"]):
+                c.fail(f"the tmux on {c.clean(args.tmux)} does not answer")
         if args.json:
             c.put(c.to_json(found))
             return c.OK
@@ -47,7 +54,7 @@ def link(args: argparse.Namespace) -> int:
             c.note(f"the tmux on {c.clean(silent)} does not answer")
         panes = found["panes"]
         if not panes:
-            c.note("every pane of every tmux here is a peer's, or there is none")
+            c.note(f"every pane of {c.clean(args.tmux or 'every tmux here')} is a peer's, or there is none")
             return c.OK
         several = len({pane["tmux"] for pane in panes}) > 1
         _show(panes, several)

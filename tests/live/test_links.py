@@ -321,6 +321,27 @@ def test_the_command_lists_and_links(host: Host) -> None:
     assert "ann's" in again.stderr
 
 
+def test_the_command_shows_the_server_that_is_named_and_no_other(host: Host, short_folder: Path) -> None:
+    other = TmuxServer(short_folder / "other", host.tmux.environ)
+    other.run("new-session", "-d", "-s", "theirs", "cat")
+    try:
+        box = host.box()
+        done = host.live.cli("link", "--tmux", str(host.tmux.socket), "--json", TMUX=f"{other.socket},1,0")
+        panes = json.loads(done.stdout)["panes"]
+        assert {pane["tmux"] for pane in panes} == {str(host.tmux.socket)}
+        assert box.pane in {pane["pane_id"] for pane in panes}
+        os.kill(server := int(other.run("display-message", "-p", "#{pid}")), signal.SIGSTOP)
+        try:
+            mute = host.live.cli("link", "--tmux", str(other.socket))
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert (mute.returncode, mute.stdout, "does not answer" in mute.stderr) == (1, "", True)
+    finally:
+        other.run("kill-server")
+    gone = host.live.cli("link", "--tmux", str(short_folder / "nowhere"))
+    assert (gone.returncode, gone.stdout, "no tmux socket" in gone.stderr) == (1, "", True)
+
+
 def test_the_command_finds_a_pane_of_the_server_that_it_is_called_in(host: Host, short_folder: Path) -> None:
     box, tmux = host.box(), f"{host.tmux.socket},1,0"
     arguments = ("link", "--pane", box.pane, "--backend", "claude-code", "--name", "ann")
