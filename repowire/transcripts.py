@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from repowire.agents import claude_code_hooks as claude
+from repowire.agents import files
 from repowire.protocol import shown
 
 NEWEST_BYTES = 1 << 16  # of its end, in which a line with a moment stands
@@ -17,7 +18,7 @@ def shown_in(transcript: Path, tail_bytes: int | None = None) -> set[str]:
     """
     found: set[str] = set()
     try:
-        with transcript.open("rb") as file:
+        with files.opened(str(transcript)) as file:
             if tail_bytes is not None:
                 file.seek(max(0, file.seek(0, 2) - tail_bytes))
             for line in file:
@@ -31,7 +32,7 @@ def shown_in(transcript: Path, tail_bytes: int | None = None) -> set[str]:
 def newest_at(transcript: Path) -> float | None:
     """When the newest of its last lines was written, in unix seconds; None when none of them says. For a thread."""
     try:
-        with transcript.open("rb") as file:
+        with files.opened(str(transcript)) as file:
             file.seek(max(0, file.seek(0, 2) - NEWEST_BYTES))
             lines = file.read().splitlines()
     except OSError:

@@ -1,12 +1,13 @@
 """hooks.py on the wire: what becomes of the mail that a Stop was to carry, by what is printed and what is shown."""
 
+import asyncio
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import until_async
+from conftest import DEADLINE_SECONDS, until_async
 
 from repowire import hooks, protocol
 
@@ -165,3 +166,11 @@ async def test_a_later_turn_looks_again_for_what_was_not_shown_then(session, mon
     await session.hook("UserPromptSubmit", prompt="go on")
     await until_async(lambda: session.api.mesh.db.conn.execute("SELECT state FROM deliveries").fetchone()[0] == "seen")
     assert await session.state(sent) == "seen"
+
+
+async def test_a_pipe_that_is_named_as_a_transcript_holds_no_turn_up(session):
+    """Nobody writes into it: who opened it would wait for ever, and so would the agent."""
+    os.mkfifo(session.transcript)
+    await session.note("one")
+    assert await asyncio.wait_for(session.stop(printed=False), DEADLINE_SECONDS)
+    assert await asyncio.wait_for(session.stop(), DEADLINE_SECONDS) == ""

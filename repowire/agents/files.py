@@ -2,23 +2,27 @@
 
 import os
 import stat
+from typing import BinaryIO
 
 MOST_BYTES = 4 * 1024 * 1024  # settings and registry files have some kilobytes
 
 
-def text_of(path: str) -> str:
-    """A file's text. Raises OSError when it cannot be read, is no file, or is too large; never waits for a writer."""
+def opened(path: str) -> BinaryIO:
+    """A file to read. Raises OSError when it cannot be read, or is a pipe or a device; never waits for a writer."""
     try:
-        with open(path, "rb", opener=_opener) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError("is no file")
-            data = file.read(MOST_BYTES + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a path may hold what no path may
         raise OSError(str(error)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("is no file")
+    return open(descriptor, "rb")
+
+
+def text_of(path: str) -> str:
+    """A file's text. Raises OSError as `opened`, and for one that is too large."""
+    with opened(path) as file:
+        data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise OSError("is too large")
     return data.decode("utf-8", "replace")
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
