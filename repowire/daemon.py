@@ -29,6 +29,7 @@ from repowire import (
     deliveries,
     doctor,
     endings,
+    handshakes,
     history,
     holds,
     hooks,
@@ -70,8 +71,9 @@ from repowire.auth import AUTH, Auth, check_bind
 from repowire.bus import Bus
 from repowire.clock import Clock, SystemClock
 from repowire.config import Config, ConfigError, prepare_home, read_token, socket_address, tcp_token, write_token
-from repowire.db import Database, HomeBusy, Lock, StoreError, lock_home
+from repowire.db import Database, StoreError
 from repowire.errors import conflict
+from repowire.home_lock import HomeBusy, Lock, lock_home
 from repowire.ledger import Ledger, LedgerError
 from repowire.mesh import FORGIVEN, MESH, Mesh, loop, settle
 from repowire.procs import Procs
@@ -105,6 +107,7 @@ CONCERNS: list[ModuleType] = [
     doctor,
     holds,
     endings,
+    handshakes,
     history,
     hooks,
     identity,
@@ -124,7 +127,6 @@ CONCERNS: list[ModuleType] = [
     restarts,
     roles,
     roster,
-    sockets,
     spawn,
     tool_gates,
     traces,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from repowire import peers
 from repowire.clock import new_id
 from repowire.errors import Refusal, not_found, too_many
+from repowire.frames import encode, packed, unpacked
 from repowire.mesh import Change
 from repowire.protocol import (
     ANSWERED,
@@ -26,10 +27,7 @@ from repowire.protocol import (
     QUEUED,
     SEEN,
     UNKNOWN,
-    how_to_ack,
 )
-
-encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 WINDOW = 32  # sent without a receipt to a taker that remembers; more waits in the mailbox, where it cannot be lost
 RETRY_MOST_SECONDS = 60.0
@@ -97,7 +95,7 @@ class Delivery(NamedTuple):
         """From the table, where `frame` and `trace` are kept short; see `_stored`."""
         found = cls(*row)
         trace = found.trace or found.delivery_id
-        return found._replace(trace=trace, frame=_unpacked(found.frame, trace))
+        return found._replace(trace=trace, frame=unpacked(found.frame, trace))
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -109,34 +107,6 @@ class Delivery(NamedTuple):
     def wire_text(self) -> str:
         """The payload as JSON text: the stored frame with its id spliced in."""
         return f'{{"delivery_id":"{self.delivery_id}",{self.frame[1:]}'
-
-
-# What nearly every frame has alike is kept as one control character, which JSON text never holds: at its beginning the
-# kind and the id of the ask, and the line that tells how to answer it.
-_ASK_BEGINS, _NOTIFY_BEGINS, _HINT = "\x01", "\x02", "\x03"
-
-
-def packed(frame: str, trace: str) -> str:
-    """A frame as it is stored: some 120 bytes less for an ask."""
-    begins = f'{{"type":"ask","correlation_id":"{trace}",'
-    if frame.startswith(begins):
-        return _ASK_BEGINS + frame[len(begins) :].replace(_hint(trace), _HINT, 1)
-    return _NOTIFY_BEGINS + frame[len(_NOTIFY) :] if frame.startswith(_NOTIFY) else frame
-
-
-def _unpacked(stored: str, trace: str) -> str:
-    if stored.startswith(_ASK_BEGINS):
-        rest = stored[1:].replace(_HINT, _hint(trace), 1)
-        return f'{{"type":"ask","correlation_id":"{trace}",{rest}'
-    return _NOTIFY + stored[1:] if stored.startswith(_NOTIFY_BEGINS) else stored
-
-
-_NOTIFY = '{"type":"notify",'
-
-
-def _hint(trace: str) -> str:
-    """`how_to_ack` as it stands in JSON text."""
-    return encode(how_to_ack(trace))[1:-1]
 
 
 def _stored(delivery: Delivery) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from sqlite3 import Connection
 from repowire import deliveries, lives, peers, presence, replies
 from repowire.asks import Ask
 from repowire.deliveries import Delivery
+from repowire.frames import encode, packed
 from repowire.mesh import Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import HELD, LEASED, QUEUED, SEEN
@@ -72,7 +73,7 @@ def move(change: Change, peer_id: str, heir: Peer) -> int:
             frame["to_peer"] = heir.display_name
         change.db.execute(
             "UPDATE deliveries SET peer_id = ?, frame = ?, state = 'queued', reason = 'handed_over' WHERE seq = ?",
-            (heir.peer_id, deliveries.packed(deliveries.encode(frame), one.trace), one.seq),
+            (heir.peer_id, packed(encode(frame), one.trace), one.seq),
         )
         deliveries.say(change, "queued", one._replace(peer_id=heir.peer_id), "handed_over")
     if rows:

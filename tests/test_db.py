@@ -6,7 +6,6 @@ import os
 import sqlite3
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from repowire import __version__, config, db
-from repowire.db import Database, HomeBusy, StoreError, lock_home
+from repowire import db
+from repowire.db import Database, StoreError
 
 SECONDS = 10
 TABLE = ["CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"]
@@ -493,45 +492,3 @@ async def test_a_long_reader_does_not_make_a_checkpoint_hold_the_write_lock(open
         if frames(store) < grown // 2:
             return
     pytest.fail("the log never started over once the reader had left")
-
-
-# -- the lock of the home ------------------------------------------------------
-
-
-def test_the_home_is_held_by_one_and_names_him(tmp_path: Path) -> None:
-    settings = config.Config(tmp_path)
-    lock = lock_home(settings)
-    with pytest.raises(HomeBusy) as caught:
-        lock_home(settings)
-    assert (caught.value.pid, caught.value.port) == (os.getpid(), None)
-    lock.write("127.0.0.1", 4711, 12.5)
-    with pytest.raises(HomeBusy, match=f"pid {os.getpid()}, port 4711"):
-        lock_home(settings)
-    about = config.read_lock(tmp_path)
-    assert about is not None
-    assert about == {**about, "pid": os.getpid(), "host": "127.0.0.1", "port": 4711, "started_at": 12.5}
-    lock.release()
-    lock.release()
-    assert config.read_lock(tmp_path) is None
-    lock_home(settings).release()
-
-
-def test_a_killed_holder_leaves_the_home_free(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from repowire import config, db;"
-        f"lock = db.lock_home(config.Config(Path({str(tmp_path)!r}))); lock.write('h', 1);"
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"held\n"
-    with pytest.raises(HomeBusy) as caught:
-        lock_home(config.Config(tmp_path))
-    assert (caught.value.pid, caught.value.port) == (child.pid, 1)
-    child.kill()
-    child.communicate()
-    lock = lock_home(config.Config(tmp_path))
-    assert config.read_lock(tmp_path) == {
-        "pid": os.getpid(), "host": None, "port": None, "started_at": None, "version": __version__,
-    }  # fmt: skip
-    lock.release()

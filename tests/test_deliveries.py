@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 import pytest
 from conftest import until_async
-from hypothesis import given
-from hypothesis import strategies as st
 
 from repowire import claims, deliveries, leases, mailboxes, receipts
 from repowire.claims import Claim
@@ -14,7 +12,6 @@ from repowire.deliveries import Delivery
 from repowire.doors import Door
 from repowire.errors import Refusal
 from repowire.mesh import Mesh
-from repowire.protocol import how_to_ack
 
 MOST = 5
 
@@ -500,28 +497,3 @@ async def test_the_drain_wants_exactly_one_peer(api, query, status):
     await api.post("/notify", from_peer="ann", to_peer="ben", text="hi")
     got = await api.get("/deliveries/pending", expect=status, **query)
     assert status != 200 or got["deliveries"] == []
-
-
-# -- how a frame is stored -------------------------------------------------------
-
-
-@given(st.text(), st.dictionaries(st.text(), st.text() | st.integers() | st.none(), max_size=3))
-def test_a_frame_comes_out_of_the_table_letter_for_letter(text, more):
-    for kind in ("ask", "notify", "broadcast", "response"):
-        trace = "ask-0123456789ab"
-        frame = {"type": kind, "correlation_id": trace, "text": text + how_to_ack(trace) * 2, **more}
-        whole = deliveries.encode(
-            {key: value for key, value in frame.items() if kind == "ask" or key != "correlation_id"}
-        )
-        row = [None] * len(Delivery._fields)
-        row[Delivery._fields.index("trace")] = trace
-        row[Delivery._fields.index("frame")] = deliveries.packed(whole, trace)
-        assert Delivery.of(row).frame == whole
-        row[Delivery._fields.index("frame")] = whole  # as it was stored before
-        assert Delivery.of(row).frame == whole
-
-
-def test_an_ask_is_stored_without_what_all_asks_have_alike():
-    trace = "ask-0123456789ab"
-    frame = deliveries.encode({"type": "ask", "correlation_id": trace, "from_peer": "a", "text": how_to_ack(trace)})
-    assert deliveries.packed(frame, trace) == '\x01"from_peer":"a","text":"\x03"}'

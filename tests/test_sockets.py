@@ -1,4 +1,4 @@
-"""sockets.py: the handshake and every frame, over real WebSockets and in both ways of committing."""
+"""sockets.py, handshakes.py: the handshake and every frame, over real WebSockets and in both ways of committing."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from conftest import DEADLINE_SECONDS, until_async
 
-from repowire import asks, deliveries, leases, mailboxes, peers, presence, receipts, sockets
+from repowire import asks, deliveries, handshakes, leases, mailboxes, peers, presence, receipts, sockets
 from repowire.protocol import MAX_FRAME_BYTES
 
 RECEIPTS = ["delivery_receipts"]
@@ -207,14 +207,14 @@ async def test_a_certificate_without_sense_makes_a_new_peer(api):
 
 
 async def test_a_first_frame_that_does_not_come_ends_the_socket(api, monkeypatch):
-    monkeypatch.setattr(sockets, "FIRST_FRAME_SECONDS", 0.05)
+    monkeypatch.setattr(handshakes, "FIRST_FRAME_SECONDS", 0.05)
     frames, code = await say_first(api, None)
     assert code == 4001
     assert frames[0]["type"] == "error"
 
 
 async def test_pings_do_not_stand_in_for_the_first_frame(api, monkeypatch):
-    monkeypatch.setattr(sockets, "FIRST_FRAME_SECONDS", 0.3)
+    monkeypatch.setattr(handshakes, "FIRST_FRAME_SECONDS", 0.3)
     socket = await open_socket(api)
 
     async def ping():
