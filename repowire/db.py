@@ -30,6 +30,13 @@ LOCK_WAIT_MS = 2_000  # what may hold the write lock is our own checkpoint, for 
 CHECKPOINT_WAIT_MS = 20  # a checkpoint that waits for a reader holds the write lock, so it soon gives way
 ALSO_SYNC_SECONDS = 1.0  # what is not a promise (the ledger, forgiven writes) reaches the disk within this
 PASSIVE_TRIES = 3
+PRAGMAS = (
+    "synchronous = NORMAL",
+    "wal_autocheckpoint = 0",
+    "checkpoint_fullfsync = ON",
+    "foreign_keys = ON",
+    "cache_size = -1000",  # KiB, half of what SQLite takes: the kernel keeps the pages too
+)
 LOOK_EVERY = 16  # commits between two looks at the size of the log
 
 
@@ -68,7 +75,7 @@ def _connect(path: Path, wait_ms: int, *, any_thread: bool = False) -> sqlite3.C
         path, isolation_level=None, cached_statements=512, check_same_thread=not any_thread, timeout=wait_ms / 1000
     )
     conn.row_factory = sqlite3.Row
-    for pragma in ("synchronous = NORMAL", "wal_autocheckpoint = 0", "checkpoint_fullfsync = ON", "foreign_keys = ON"):
+    for pragma in PRAGMAS:
         conn.execute(f"PRAGMA {pragma}")
     return conn
 
@@ -268,13 +275,20 @@ class Database:
             commit = self.committed
         if self.synced >= commit:
             return
-        loop = self._loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+        self.sync_now()
+        waiter = asyncio.get_running_loop().create_future()
         self._waiters.append((commit, waiter))
+        await waiter
+
+    def sync_now(self) -> None:
+        """Begin to put on the disk what is committed, since somebody is about to wait for it."""
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:  # the loop has ended, and so did all who waited; `close` syncs
+            return
         if self._asked < self.committed:  # one request serves all who wait for the same commit
             self._asked = self.committed
             self._to_sync.put(True)
-        await waiter
 
     def sync_soon(self) -> None:
         """Have the log and `also_sync` on the disk within a second; each commit does so by itself."""

@@ -6,13 +6,14 @@ proof: what was sent and not receipted is `leased`, past its lease `unknown`, an
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from sqlite3 import Connection, Row
 from typing import Any, NamedTuple
 
 from repowire import peers
 from repowire.clock import new_id
+from repowire.doors import Door
 from repowire.errors import Refusal, not_found, too_many
 from repowire.frames import encode, packed, unpacked
 from repowire.mesh import Change
@@ -181,13 +182,13 @@ def queue(
         told_at=change.now if notice else None,
     )
     change.db.execute(_INSERT, _stored(delivery))
-    _put(change, delivery)
+    _put(change, (delivery,))
     return delivery
 
 
 def queue_all(
     change: Change,
-    peer_ids: Sequence[str],
+    peer_ids: Iterable[str],
     frame: dict[str, Any],
     *,
     trace: str,
@@ -216,9 +217,8 @@ def queue_all(
             )
         except Refusal as refusal:
             refused.append((peer_id, refusal))
-    change.db.executemany(_INSERT, [_stored(delivery) for delivery in made])
-    for delivery in made:
-        _put(change, delivery)
+    change.db.executemany(_INSERT, map(_stored, made))
+    _put(change, made)
     return made, refused
 
 
@@ -267,18 +267,28 @@ def _drafted(
     )
 
 
-def _put(change: Change, delivery: Delivery) -> None:
-    """Into the peer's door, where one is open: the message itself after the commit, or word that it waits."""
-    door = change.mesh.doors.of(delivery.peer_id)
-    if door is None:
-        return
-    if delivery.state == LEASED:
-        change.after(partial(door.put, delivery))
-        if door.remembers or (door.receipts and delivery.kind != "broadcast"):  # published hooks receipt no broadcast
-            door.in_flight[delivery.delivery_id] = delivery.trace
-    else:
-        door.clear = False  # at once: what comes in the same turn queues behind it
-        change.after(door.mail)
+def _put(change: Change, made: Sequence[Delivery]) -> None:
+    """Into the peers' doors, where they are open: the message itself after the commit, or word that it waits."""
+    straight = []
+    for delivery in made:
+        door = change.mesh.doors.of(delivery.peer_id)
+        if door is None:
+            continue
+        if delivery.state == LEASED:
+            straight.append((door, delivery))
+            # published hooks receipt no broadcast
+            if door.remembers or (door.receipts and delivery.kind != "broadcast"):
+                door.in_flight[delivery.delivery_id] = delivery.trace
+        else:
+            door.clear = False  # at once: what comes in the same turn queues behind it
+            change.after(door.mail)
+    if straight:
+        change.after(partial(_put_straight, straight))
+
+
+def _put_straight(straight: list[tuple[Door, Delivery]]) -> None:
+    for door, delivery in straight:
+        door.put(delivery)
 
 
 _INSERT = f"INSERT INTO deliveries VALUES ({', '.join('?' * len(Delivery._fields))})"

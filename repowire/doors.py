@@ -30,6 +30,7 @@ class Door:
         "retry_at",
         "stalled",
         "unwritten",
+        "wake",
         "watches",
         "way",
     )
@@ -47,6 +48,7 @@ class Door:
         self.in_hand: Any = None  # and is writing just now
         self.nudge = Nudge()
         self.resting = False  # its worker has nothing to do: what is put in may be written by another
+        self.wake: Callable[[], None] | None = None  # start the worker anew, where it ends when it rests
         self.at_once: Callable[[Any], bool] | None = None  # write one now, without waiting; False: the worker must
         self.due: Due | None = None  # where it says that something was put in, while it is the peer's door
         self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
@@ -58,6 +60,14 @@ class Door:
         self.items.append(item)
         if self.resting and self.due is not None and self.at_once is not None:
             self.due.add(self)
+        else:
+            self.ring()
+
+    def ring(self) -> None:
+        """There is something to do for the worker."""
+        if self.resting and self.wake is not None:
+            self.resting = False
+            self.wake()
         else:
             self.nudge.ring()
 
@@ -73,13 +83,13 @@ class Door:
         """One of those in flight came to its end; returns its trace."""
         trace = self.in_flight.pop(delivery_id, None)
         if not self.clear:
-            self.nudge.ring()
+            self.ring()
         return trace
 
     def mail(self) -> None:
         """Something waits in the mailbox."""
         self.clear = False
-        self.nudge.ring()
+        self.ring()
 
 
 class Due:

@@ -1,7 +1,7 @@
 """Handshakes: `GET /ws`, from the first frame of a peer to its last.
 
-A socket is a reader and the worker of its peer's mailbox, in a task group of their own. Frames go through the literal
-dict `FRAMES`; each calls the same rule as its HTTP twin.
+The request's task reads the frames; the worker of the peer's mailbox writes them. Frames go through the literal dict
+`FRAMES`; each calls the same rule as its HTTP twin.
 """
 
 import asyncio
@@ -88,10 +88,12 @@ async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
         await socket.ws.send_str(json.dumps(name))
         del name, before  # this frame lives as long as the socket
         _opened(mesh, socket)
-        async with asyncio.TaskGroup() as group:
-            mailbox = group.create_task(_mailbox(mesh, socket))
+        worker = mailboxes.Worker(mesh, socket.door, socket)
+        worker.begin()
+        try:
             await _listen(mesh, socket)
-            mailbox.cancel()
+        finally:
+            await worker.end()
     finally:
         current = table.live.get(socket.peer_id) is socket
         if current:
@@ -106,15 +108,6 @@ def _opened(mesh: Mesh, socket: Socket) -> None:
         peer = peers.load(change.db, socket.peer_id)
         lives.note(change, peer, presence.SOCKET, "open", "connected", "socket", socket.door.holder)
         change.record("socket.opened", peer_id=socket.peer_id, holder=socket.door.holder)
-
-
-async def _mailbox(mesh: Mesh, socket: Socket) -> None:
-    """The worker of the mailbox; the end of the socket is the end of it, and no failure."""
-    try:
-        await mailboxes.serve(mesh, socket.door, socket.hand)
-    except (ConnectionError, Refusal) as gone:
-        log.debug("the mailbox of %s: %s", socket.peer_id, gone)
-        socket.abort()
 
 
 def _closed(mesh: Mesh, socket: Socket, current: bool) -> None:

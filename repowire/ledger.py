@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 from repowire.config import sync_file, sync_folder
 
 NAME = re.compile(r"trace-(\d{6,})\.jsonl")
-RING_BYTES = 8 << 20  # of lines kept in memory; a line may hold a text of 64,000 characters, and 4,096 of them 256 MB
+KEPT_BYTES = (
+    4096  # of a line kept in memory; a longer one is read from its file, since a text may have 64,000 characters
+)
 RESERVED = frozenset(("seq", "at", "kind"))
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -51,8 +53,17 @@ class Segment:
     size: int
 
 
-def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """A line as it is written, and the facts as they will be read again."""
+class Kept(NamedTuple):
+    """A line in memory: as it was written, since most are never read, and where it stands."""
+
+    seq: int
+    text: bytes | None  # None: too long to be kept
+    segment: int
+    offset: int
+
+
+def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> bytes:
+    """A line as it is written."""
     if not RESERVED.isdisjoint(facts):
         facts = {f"{key}_" if key in RESERVED else key: value for key, value in facts.items()}
     try:
@@ -61,13 +72,13 @@ def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> tuple[bytes,
         facts = {"unwritable": f"{error}: {facts!r}"[:1000]}
         text = encode({"seq": seq, "at": at, "kind": kind, **facts})
     # a lone surrogate becomes \\udc80, which JSON reads as the same
-    return text.encode("utf-8", "backslashreplace") + b"\n", facts
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 class Ledger:
     """Append, follow from a number, rotate, prune. One process at a time: the lock of the home sees to it."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int, ring: int = 4096) -> None:
+    def __init__(self, folder: Path, *, segment_bytes: int, ring: int = 1024) -> None:
         """Cuts a torn last line; `expect` then says so in the ledger itself. Raises LedgerError or OSError."""
         self.folder = folder
         self.last = 0  # the newest number, written or spent
@@ -75,8 +86,8 @@ class Ledger:
         self.cut_bytes = 0
         self._segment_bytes = segment_bytes
         self._segments: list[Segment] = []  # by number; the current one joins with its first line
-        self._ring: deque[tuple[Line, int]] = deque()  # every line newer than `_floor`, and its bytes
-        self._ring_lines, self._ring_bytes = ring, 0
+        self._ring: deque[Kept] = deque()  # every line newer than `_floor`
+        self._ring_lines = ring
         self._write_failure: str | None = None
         self._sync_failure: str | None = None
         self._torn = False  # a piece of a line stands at the end and could not be cut
@@ -109,9 +120,9 @@ class Ledger:
         texts, lines, size = [], [], self._size
         for kind, facts in events:
             self.last += 1
-            text, facts = _text(self.last, at, kind, facts)
+            text = _text(self.last, at, kind, facts)
             texts.append(text)
-            lines.append(Line(self.last, at, kind, facts, self._number, size))
+            lines.append(Kept(self.last, text if len(text) <= KEPT_BYTES else None, self._number, size))
             size += len(text)
         try:
             if self._torn:
@@ -125,27 +136,21 @@ class Ledger:
                 self._cut_back()
             return
         self._write_failure = None
-        self._remember(lines, size)
+        self._remember(lines, at, size)
 
-    def _remember(self, lines: list[Line], size: int) -> None:
-        """What was just written: the newest lines, and where the segment ends now."""
-        ring = self._ring
-        for number, line in enumerate(lines, 1):
-            length = (lines[number].offset if number < len(lines) else size) - line.offset
-            ring.append((line, length))
-            self._ring_bytes += length
-        while len(ring) > self._ring_lines or self._ring_bytes > RING_BYTES:
+    def _remember(self, lines: list[Kept], at: float, size: int) -> None:
+        """What was just written: the newest lines, of one moment, and where the segment ends now."""
+        self._ring += lines
+        while len(self._ring) > self._ring_lines:
             self._forget()
-        if not lines[0].offset:
-            self._segments.append(Segment(lines[0].segment, lines[0].seq, lines[0].at, 0))
+        if not self._size:
+            self._segments.append(Segment(lines[0].segment, lines[0].seq, at, 0))
         self._size = self._segments[-1].size = size
-        self._segments[-1].newest_at = lines[-1].at
+        self._segments[-1].newest_at = at
 
     def _forget(self) -> None:
         """Drop the oldest line from the memory."""
-        line, length = self._ring.popleft()
-        self._floor = line.seq
-        self._ring_bytes -= length
+        self._floor = self._ring.popleft().seq
 
     def _cut_back(self) -> None:
         self._torn = True
@@ -214,7 +219,7 @@ class Ledger:
                 os.unlink(self._path(oldest.number))
             total -= oldest.size
             removed.append(self._segments.pop(0).number)
-        while removed and self._ring and self._ring[0][0].seq < self.first:
+        while removed and self._ring and self._ring[0].seq < self.first:
             self._forget()
         return removed
 
@@ -271,13 +276,21 @@ class Ledger:
         return self._parse(raw[start : raw.find(b"\n", start) + 1], segment, offset)
 
     def _after_in_ring(self, seq: int, limit: int) -> list[Line]:
-        lines = []
-        for line, _ in reversed(self._ring):
+        found = []
+        for line in reversed(self._ring):
             if line.seq <= seq:
                 break
-            lines.append(line)
-        lines.reverse()
-        return lines[:limit]
+            found.append(line)
+        found.reverse()
+        return [self._read_again(line) for line in found[:limit]]
+
+    def _read_again(self, kept: Kept) -> Line:
+        if kept.text is not None:
+            return self._parse(kept.text, kept.segment, kept.offset)
+        line = self.read(kept.segment, kept.offset)
+        if line is None:
+            raise self._damaged(kept.segment, kept.offset, "was removed while it was read")
+        return line
 
     def _find(self, view: mmap.mmap, segment: Segment, seq: int) -> int:
         """The offset of the first line after a number, by halving the bytes."""

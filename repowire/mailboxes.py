@@ -6,61 +6,132 @@ through a door that remembers nothing; what it provably did not write goes back 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from contextvars import Context
+from typing import Any, Protocol
 
 from repowire import deliveries, receipts
 from repowire.bus import Nudge
 from repowire.deliveries import SENT_SECONDS, WINDOW, Delivery
 from repowire.doors import Door
+from repowire.errors import Refusal
 from repowire.mesh import Mesh
 from repowire.protocol import LEASED, QUEUED
+
+log = logging.getLogger("repowire")
 
 LATE_SECONDS = 0.02  # how long a receipt may wait to be noted together with its neighbours
 WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
 
-# Write one delivery: True when it is written, None when it was handed back and that is noted, False when the way ended
-# before a byte of it was written
-Hand = Callable[[Delivery], Awaitable[bool | None]]
+Hand = Callable[[Delivery], Awaitable[bool | None]]  # see `Way.hand`
 
 # -- the worker ----------------------------------------------------------------
 
 
-async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
+class Way(Protocol):
+    """What a door leads through: a message is handed to it, and it is cut off when that fails."""
+
+    def hand(self, delivery: Delivery) -> Awaitable[bool | None]:
+        """Write one: True when it is written, None when it was handed back and that is noted, False when the way ended
+        before a byte of it was written.
+        """
+
+    def abort(self) -> None:
+        """Cut it off."""
+
+
+class Worker:
     """The one worker of a door: first what waits in the mailbox, then what is put into the door, in order.
 
-    Ends with ConnectionResetError when the way ends; what was leased and provably not written goes back.
+    It is a task while there is something to do, and nothing but this while it rests. When the way ends, what was leased
+    and provably not written goes back.
     """
-    unwritten = door.unwritten
+
+    __slots__ = ("_task", "door", "mesh", "way")
+
+    def __init__(self, mesh: Mesh, door: Door, way: Way) -> None:
+        self.mesh, self.door, self.way = mesh, door, way
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Once, when the way is open."""
+        self.door.wake = self._start
+        self._start(first=True)
+
+    def _start(self, *, first: bool = False) -> None:
+        # in a context of its own: what woke it may wait for a change that is no business of its
+        self._task = asyncio.get_running_loop().create_task(self._run(first), context=Context())
+
+    async def _run(self, first: bool) -> None:
+        door = self.door
+        try:
+            if first and door.remembers:
+                await _write_again(self.mesh, door, self.way.hand)
+            await _work(self.mesh, door, self.way.hand)
+        except (ConnectionError, Refusal) as gone:
+            log.debug("the mailbox of %s: %s", door.peer_id, gone)
+            self.way.abort()
+        except Exception:
+            log.exception("the mailbox of %s failed", door.peer_id)
+            self.way.abort()
+        else:
+            door.resting, self._task = True, None
+
+    async def end(self) -> None:
+        """Once, when the way is gone."""
+        task, self.door.wake = self._task, None
+        try:
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        finally:
+            _shut(self.mesh, self.door)
+
+
+async def serve(mesh: Mesh, door: Door, hand: Hand) -> None:
+    """The same as a task that lasts as long as the way. Ends with ConnectionResetError when that ends."""
     try:
         if door.remembers:
-            with mesh.change() as change:
-                again = deliveries.take_again(change, door.peer_id, door.holder)
-            door.in_flight.update((one.delivery_id, one.trace) for one in again)
-            await mesh.on_disk()
-            await _write(mesh, door, again, hand)  # written once before: never released for another taker
+            await _write_again(mesh, door, hand)
         while True:
-            if door.clear or door.items:
-                unwritten += _all_in(door)
-                await mesh.db.on_disk()
-            elif (left := door.retry_at - mesh.clock.now()) > 0:
-                await door.nudge.wait(left)
-            elif door.room(WINDOW) > 0:
-                unwritten += _lease_for(mesh, door)
-                await mesh.on_disk()
-            else:
-                await door.nudge.wait()
-            if unwritten:
-                await _write(mesh, door, unwritten, hand)
-            elif door.clear and not door.items:
-                door.resting = True
-                await door.nudge.wait()
-                door.resting = False
+            await _work(mesh, door, hand)
+            door.resting = True
+            await door.nudge.wait()
+            door.resting = False
     finally:
-        door.resting = False
         _shut(mesh, door)
+
+
+async def _write_again(mesh: Mesh, door: Door, hand: Hand) -> None:
+    """What one that remembers may not have got: written once before, so it is never released for another taker."""
+    with mesh.change() as change:
+        again = deliveries.take_again(change, door.peer_id, door.holder)
+    door.in_flight.update((one.delivery_id, one.trace) for one in again)
+    await mesh.on_disk()
+    await _write(mesh, door, again, hand)
+
+
+async def _work(mesh: Mesh, door: Door, hand: Hand) -> None:
+    """Until nothing waits in the mailbox or in the door."""
+    unwritten = door.unwritten
+    while True:
+        if door.clear or door.items:
+            unwritten += _all_in(door)
+            await mesh.db.on_disk()
+        elif (left := door.retry_at - mesh.clock.now()) > 0:
+            await door.nudge.wait(left)
+        elif door.room(WINDOW) > 0:
+            unwritten += _lease_for(mesh, door)
+            await mesh.on_disk()
+        else:
+            await door.nudge.wait()
+        if unwritten:
+            await _write(mesh, door, unwritten, hand)
+        elif door.clear and not door.items:
+            return
 
 
 def _all_in(door: Door) -> list[Delivery]:
@@ -113,7 +184,7 @@ async def flush(mesh: Mesh) -> None:
         finally:
             for door in doors:
                 if door.items:
-                    door.nudge.ring()
+                    door.ring()
 
 
 def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
@@ -174,6 +245,7 @@ def _wake(mesh: Mesh, door: Door) -> None:
 
 def _shut(mesh: Mesh, door: Door) -> None:
     """The worker ends: nothing goes into the door any more, and what did not leave it goes back."""
+    door.resting = False
     mesh.doors.close(door)
     mesh.commit()  # what was leased to the door in this turn is put into it now
     door.stalled = True  # for who still waits: it was not written

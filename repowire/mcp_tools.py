@@ -248,7 +248,7 @@ async def broadcast(call: Call) -> str:
     with call.mesh.change() as change:
         spread = messages.broadcast(change, call.mesh, shout)
     words = f"{spread.broadcast_id}: told {len(spread.sent)}"
-    return words + "".join(f"\n{_line(peer.display_name)}: {_line(no.hint)}" for peer, no in spread.failed)
+    return words + "".join(f"\n{_line(name)}: {_line(no.hint)}" for name, no in spread.failed)
 
 
 async def orchestrator_status(call: Call) -> str:

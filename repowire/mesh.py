@@ -84,6 +84,13 @@ class Turn:
         self.hopeful: list[Nudge] = []  # of who waits for what comes of it, and must hear when nothing will
         self.lost: BaseException | None = None
 
+    def end(self) -> None:
+        """Let go of all but how it ended: a task keeps the turn that it changed something in last."""
+        self.changes = self.waiters = self.hopeful = _NOTHING
+
+
+_NOTHING: list[Any] = []  # shared by all that are over; nobody adds to them
+
 
 class Mesh:
     """The infrastructure that handlers, rules and loops share; never business.
@@ -165,6 +172,8 @@ class Mesh:
                 self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
+            if turn.waiters:
+                self.db.sync_now()
         except (self.db.conn.Error, StoreError) as error:
             transaction.__exit__(type(error), error, None)
             self.memo.clear()
@@ -182,8 +191,8 @@ class Mesh:
                 nudge.ring()
         if events:
             self._tell(turn.changes[-1].now, [event for change in turn.changes for event in change.events])
-        changes, turn.changes = turn.changes, []  # a task keeps the turn that it changed something in last
-        turn.hopeful.clear()
+        changes = turn.changes
+        turn.end()
         for change in changes:
             for call in change.afterwards:
                 call()

@@ -17,7 +17,7 @@ from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import DEFAULT_CIRCLE, LEASED, MAX_TEXT_CHARS
+from repowire.protocol import BYPASS_ROLES, DEFAULT_CIRCLE, LEASED, MAX_TEXT_CHARS
 
 EXCLUDED_MOST = 1000
 
@@ -155,11 +155,14 @@ class Shout(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """What became of a broadcast: who has a delivery of it, and whose mailbox refused one."""
+    """What became of a broadcast: the names of all who were to hear it by id, their deliveries, and whose mailbox
+    refused one.
+    """
 
     broadcast_id: str
-    sent: list[tuple[Peer, Delivery]]
-    failed: list[tuple[Peer, Refusal]]
+    hearers: dict[str, str]
+    sent: list[Delivery]
+    failed: list[tuple[str, Refusal]]
 
 
 def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
@@ -170,7 +173,7 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
     sender = peers.sender(change, shout.from_peer, DEFAULT_CIRCLE)
     from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (shout.from_peer, None)
     config, broadcast_id = mesh.config.daemon, new_id("bcast")
-    hearers = {peer.peer_id: peer for peer in _hearers(change, mesh, shout, sender)}
+    hearers = _hearers(change, mesh, shout, sender)
     made, refused = deliveries.queue_all(
         change,
         list(hearers),
@@ -182,7 +185,8 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
     )
     spread = Spread(
         broadcast_id,
-        [(hearers[one.peer_id], one) for one in made],
+        hearers,
+        made,
         [(hearers[peer_id], refusal) for peer_id, refusal in refused],
     )
     change.record(
@@ -207,19 +211,22 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
     return spread
 
 
-def _hearers(change: Change, mesh: Mesh, shout: Shout, sender: Peer | None) -> list[Peer]:
-    known = (peers.remembered(change, door.peer_id) for door in mesh.doors)
-    there = [peer for peer in known if peer is not None and peer != sender]
+def _hearers(change: Change, mesh: Mesh, shout: Shout, sender: Peer | None) -> dict[str, str]:
+    """Who is to hear it: name by id, in order of registration."""
     free = sender is None or sender.everywhere or shout.bypass_circle
-    return sorted(
-        (
-            peer
-            for peer in there
-            if not shout.exclude & {peer.display_name, peer.peer_id}
-            and (free or peer.everywhere or (sender is not None and sender.circle == peer.circle))
-        ),
-        key=lambda peer: peer.seq,
+    rows = change.db.execute(
+        "SELECT peer_id, display_name, circle, role FROM peers"
+        " WHERE hidden_at IS NULL AND retired_at IS NULL ORDER BY seq"
     )
+    return {
+        peer_id: name
+        for peer_id, name, circle, role in rows
+        if mesh.doors.of(peer_id) is not None
+        and not (sender is not None and peer_id == sender.peer_id)
+        and name not in shout.exclude
+        and peer_id not in shout.exclude
+        and (free or role in BYPASS_ROLES or (sender is not None and circle == sender.circle))
+    }
 
 
 # -- wire --------------------------------------------------------------------
@@ -320,15 +327,15 @@ async def post_broadcast(request: web.Request) -> web.Response:
     )
     with mesh.change() as change:
         spread = broadcast(change, mesh, shout)
+    await mesh.committed()  # the disk has work while the reply is written
     return wire.reply(
         {
             "ok": True,
-            "sent_to": [peer.display_name for peer, _ in spread.sent],
-            "failed": [{"peer": peer.display_name, "error": refusal.hint} for peer, refusal in spread.failed],
+            "sent_to": [spread.hearers[one.peer_id] for one in spread.sent],
+            "failed": [{"peer": name, "error": refusal.hint} for name, refusal in spread.failed],
             "broadcast_id": spread.broadcast_id,
             "deliveries": [
-                {"peer_id": peer.peer_id, "delivery_id": delivery.delivery_id, "state": delivery.state}
-                for peer, delivery in spread.sent
+                {"peer_id": one.peer_id, "delivery_id": one.delivery_id, "state": one.state} for one in spread.sent
             ],
         }
     )

@@ -41,7 +41,7 @@ class Goodbye(Exception):
         self.frame = {"type": "error", "error": reason} if frame is None else frame
 
 
-@dataclass
+@dataclass(slots=True)
 class Socket:
     """One live socket, and the door that it is to its peer."""
 
@@ -55,7 +55,7 @@ class Socket:
     gone: Nudge = field(default_factory=Nudge)
     pane_id: str | None = None  # the pane that it said it is of
     hosted: bool = False  # at its far end is the ws-hook of this host
-    pongs: list[Nudge] = field(default_factory=list)  # of who waits for an answer to a ping
+    pongs: tuple[Nudge, ...] = ()  # of who waits for an answer to a ping
 
     @property
     def peer_id(self) -> str:
@@ -111,7 +111,8 @@ class Socket:
 
     async def ping(self, seconds: float) -> bool:
         """Whether the program at the far end answers in time, and not only its kernel."""
-        self.pongs.append(pong := Nudge())
+        pong = Nudge()
+        self.pongs += (pong,)
         try:
             async with asyncio.timeout(seconds):
                 await self.ws.send_str('{"type": "ping"}')
@@ -119,7 +120,7 @@ class Socket:
         except (ConnectionError, RuntimeError, TimeoutError):
             return False
         finally:
-            self.pongs.remove(pong)
+            self.pongs = tuple(one for one in self.pongs if one is not pong)
 
     def part(self, code: int, reason: str) -> None:
         """Have it end with this goodbye, soon; what comes second is ignored.

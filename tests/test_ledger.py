@@ -340,8 +340,9 @@ def test_a_place_where_no_line_begins_is_an_error(opened: Open) -> None:
         ledger.read(1, ledger._size)
 
 
-def test_a_line_longer_than_a_block_is_read_whole(opened: Open) -> None:
-    ledger = opened(segment_bytes=1 << 20, ring=1)
+@pytest.mark.parametrize("ring", [1, 3])
+def test_a_long_line_is_read_whole_whether_it_is_new_or_old(opened: Open, ring: int) -> None:
+    ledger = opened(segment_bytes=1 << 20, ring=ring)
     for size in (1, 5_000, 300_000):
         ledger.append("long", 1.0, {"text": "x" * size})
     lines = ledger.after(0)

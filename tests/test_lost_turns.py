@@ -1,10 +1,13 @@
 """mesh.settle and wire.refusals: what was lost is answered as such, and no 2xx leaves before the disk has it."""
 
 import asyncio
+import threading
 
 import aiohttp
 import pytest
 from conftest import until_async
+
+from repowire import db
 
 
 class Trouble:
@@ -47,18 +50,20 @@ async def test_what_was_lost_is_answered_in_the_one_shape_and_the_connection_goe
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
 async def test_no_reply_leaves_before_the_disk_has_what_it_says(both, monkeypatch, path, body):
     await both.post("/peers", name="ann", path="/src/ann")
-    may_sync, on_disk = asyncio.Event(), both.mesh.db.on_disk
+    may_sync, sync_file = threading.Event(), db.sync_file
 
-    async def slow(*given):
-        await may_sync.wait()
-        await on_disk(*given)
+    def slow(file):
+        may_sync.wait()
+        sync_file(file)
 
-    monkeypatch.setattr(both.mesh.db, "on_disk", slow)
+    monkeypatch.setattr(db, "sync_file", slow)
     sent = asyncio.create_task(both.request("POST", path, json=body))
-    for _ in range(5):  # whole requests, so that the one that waits had every chance to be answered
-        await both.get("/health")
-    assert not sent.done()
-    may_sync.set()
+    try:
+        for _ in range(5):  # whole requests, so that the one that waits had every chance to be answered
+            await both.get("/health")
+        assert not sent.done()
+    finally:
+        may_sync.set()
     assert (await sent).status == 200
 
 
