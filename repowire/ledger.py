@@ -53,17 +53,16 @@ class Segment:
     size: int
 
 
-class Kept(NamedTuple):
-    """A line in memory: as it was written, since most are never read, and where it stands."""
+class Place(NamedTuple):
+    """Where a line stands that is too long to be kept in memory."""
 
     seq: int
-    text: bytes | None  # None: too long to be kept
     segment: int
     offset: int
 
 
-def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> bytes:
-    """A line as it is written."""
+def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A line as it is written, and the facts as they will be read again."""
     if not RESERVED.isdisjoint(facts):
         facts = {f"{key}_" if key in RESERVED else key: value for key, value in facts.items()}
     try:
@@ -72,7 +71,7 @@ def _text(seq: int, at: float, kind: str, facts: dict[str, Any]) -> bytes:
         facts = {"unwritable": f"{error}: {facts!r}"[:1000]}
         text = encode({"seq": seq, "at": at, "kind": kind, **facts})
     # a lone surrogate becomes \\udc80, which JSON reads as the same
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return text.encode("utf-8", "backslashreplace") + b"\n", facts
 
 
 class Ledger:
@@ -86,7 +85,7 @@ class Ledger:
         self.cut_bytes = 0
         self._segment_bytes = segment_bytes
         self._segments: list[Segment] = []  # by number; the current one joins with its first line
-        self._ring: deque[Kept] = deque()  # every line newer than `_floor`
+        self._ring: deque[Line | Place] = deque()  # every line newer than `_floor`
         self._ring_lines = ring
         self._write_failure: str | None = None
         self._sync_failure: str | None = None
@@ -117,12 +116,17 @@ class Ledger:
         """Append several lines of one moment with one write: all of them or none. Never raises."""
         if self._size >= self._rotate_at:
             self._rotate()
-        texts, lines, size = [], [], self._size
+        texts: list[bytes] = []
+        lines: list[Line | Place] = []
+        size = self._size
         for kind, facts in events:
             self.last += 1
-            text = _text(self.last, at, kind, facts)
+            text, facts = _text(self.last, at, kind, facts)
             texts.append(text)
-            lines.append(Kept(self.last, text if len(text) <= KEPT_BYTES else None, self._number, size))
+            if len(text) <= KEPT_BYTES:
+                lines.append(Line(self.last, at, kind, facts, self._number, size))
+            else:
+                lines.append(Place(self.last, self._number, size))
             size += len(text)
         try:
             if self._torn:
@@ -138,7 +142,7 @@ class Ledger:
         self._write_failure = None
         self._remember(lines, at, size)
 
-    def _remember(self, lines: list[Kept], at: float, size: int) -> None:
+    def _remember(self, lines: list[Line | Place], at: float, size: int) -> None:
         """What was just written: the newest lines, of one moment, and where the segment ends now."""
         self._ring += lines
         while len(self._ring) > self._ring_lines:
@@ -282,12 +286,10 @@ class Ledger:
                 break
             found.append(line)
         found.reverse()
-        return [self._read_again(line) for line in found[:limit]]
+        return [self._whole(line) for line in found[:limit]]
 
-    def _read_again(self, kept: Kept) -> Line:
-        if kept.text is not None:
-            return self._parse(kept.text, kept.segment, kept.offset)
-        line = self.read(kept.segment, kept.offset)
+    def _whole(self, kept: Line | Place) -> Line:
+        line = kept if isinstance(kept, Line) else self.read(kept.segment, kept.offset)
         if line is None:
             raise self._damaged(kept.segment, kept.offset, "was removed while it was read")
         return line
