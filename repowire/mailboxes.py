@@ -195,7 +195,8 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
             written.append(door.items.pop(0))
     _say_sent(mesh, written)
     for delivery in written:
-        mesh.bus.publish(_written_topic(delivery.delivery_id))
+        if mesh.bus.heard(topic := _written_topic(delivery.delivery_id)):  # nobody waits for a copy of a broadcast
+            mesh.bus.publish(topic)
 
 
 def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
@@ -207,10 +208,9 @@ def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
     copies: dict[str, list[Delivery]] = {}
     sent, soon = mesh.doors.sent, bool(mesh.doors.sent)
     for delivery in written:
-        door = mesh.doors.of(delivery.peer_id)
         if delivery.kind == "broadcast":
             copies.setdefault(delivery.trace, []).append(delivery)
-        elif mesh.shared and door is not None and door.receipts:
+        elif mesh.shared and (door := mesh.doors.of(delivery.peer_id)) is not None and door.receipts:
             sent[delivery.delivery_id] = (delivery.trace, mesh.clock.now(), time.monotonic())
         else:
             lines.append(("delivery.sent", _sent(delivery)))
