@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pkgutil
 import re
 import typing
 from collections.abc import Callable
@@ -333,5 +334,6 @@ def test_each_answer_of_the_plain_client_is_declared_as_the_document_has_it(rout
 
 
 def test_no_shape_is_without_use() -> None:
-    source = inspect.getsource(shapes) + inspect.getsource(inspect.getmodule(RepowireClient))  # type: ignore[arg-type]
+    modules = [vars(shapes)[one.name] for one in pkgutil.iter_modules(shapes.__path__)]
+    source = "".join(inspect.getsource(one) for one in (*modules, inspect.getmodule(RepowireClient)))  # type: ignore[arg-type]
     assert [one.__name__ for one in typed() if len(re.findall(rf"\b{one.__name__}\b", source)) < 2] == []
