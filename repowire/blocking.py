@@ -127,7 +127,7 @@ def _ruling(mesh: Mesh, draft: Draft) -> Ruling:
         return Ruling(gated=True, hold_open=True)
     given = draft.metadata.get("tool_input")
     peer = draft.peer
-    names = (peer.peer_id, peer.display_name) if peer else ("", draft.from_peer)
+    names = _known_as(mesh, peer) if peer else ("", draft.from_peer)
     return policy.ruling(
         mesh.config,
         draft.fact("tool_name") or "",
@@ -135,6 +135,14 @@ def _ruling(mesh: Mesh, draft: Draft) -> Ruling:
         names=names,
         circle=peer.circle if peer else None,
     )
+
+
+def _known_as(mesh: Mesh, peer: Peer) -> tuple[str, ...]:
+    """Its id and its name. A process that is or was another peer too has chosen who it is: no table is its own then."""
+    pid, started = peer.agent_pid, peer.agent_started
+    lived = [] if pid is None or started is None else peers.lived_in(mesh.db.conn, pid, started)
+    others = [one.peer_id for one in lived if one.peer_id != peer.peer_id]
+    return ("", *others, peer.peer_id, peer.display_name) if others else (peer.peer_id, peer.display_name)
 
 
 def _seconds(mesh: Mesh, draft: Draft, ruling: Ruling) -> float:
@@ -288,7 +296,9 @@ async def _until_over(mesh: Mesh, question: Question, nudge: Nudge, line: wire.L
 
 async def post_ask_blocking(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
-    return wire.reply((await ask(mesh, _draft(mesh, request, await wire.read(request)), request))._asdict())
+    return wire.reply(
+        (await ask(mesh, _draft(mesh, request, await wire.read(request)), request))._asdict()
+    )
 
 
 def _draft(mesh: Mesh, request: web.Request, body: wire.Body) -> Draft:

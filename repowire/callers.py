@@ -15,16 +15,53 @@ from repowire.peers import Peer
 
 
 def calling(mesh: Mesh, request: web.Request) -> Peer | None:
-    """The agent on whose behalf a Unix socket caller speaks: it was started by that agent. None: the human."""
+    """The agent on whose behalf a Unix socket caller speaks: it was started by that agent. None: the human.
+
+    What was a peer's process stays the peer's until it ends, also when the peer was unregistered, retired or moved on:
+    no route that an agent can call makes what it started the human's.
+    """
     for pid, started in mesh.auth.lineage(request):
-        if (peer := peers.by_process(mesh.db.conn, pid, started)) is not None:
+        if (peer := _of_process(mesh, pid, started)) is not None:
             return peer
     for backend, name in SESSION_VARIABLES.items():
         session = mesh.auth.variable(request, name)
-        peer = peers.by_session(mesh.db.conn, session, backend) if session else None
-        if peer is not None and peer.retired_at is None:  # a tmux server that it started outlives it
+        peer = _of_session(mesh, session, backend) if session else None
+        if peer is not None:
             return peer
     return None
+
+
+def _of_process(mesh: Mesh, pid: int, started: float) -> Peer | None:
+    """The peer that this very process is, or was last."""
+    peer = peers.by_process(mesh.db.conn, pid, started)
+    if peer is None and (lived := peers.lived_in(mesh.db.conn, pid, started)):
+        peer = lived[-1]
+    return peer
+
+
+def _of_session(mesh: Mesh, session: str, backend: str) -> Peer | None:
+    """The peer that lives in this session, or whose living process had it before; a tmux server outlives them."""
+    peer = peers.by_session(mesh.db.conn, session, backend)
+    if peer is not None and peer.retired_at is None:
+        return peer
+    for pid, started, peer in peers.lived_with(mesh.db.conn, session, backend):
+        if pid is None or started is None:
+            if peer.retired_at is None:
+                return peer
+        elif mesh.procs.alive(pid, started):
+            return peer
+    return None
+
+
+def started_by(mesh: Mesh, request: web.Request, pid: int) -> bool:
+    """Whether a process is the agent's that calls: from the caller up to the agent's own, or started by one of them."""
+    line = []
+    for one in mesh.auth.lineage(request):
+        line.append(one)
+        if _of_process(mesh, *one) is not None:
+            return any(ancestor in line for ancestor in mesh.procs.ancestors(pid))
+    names = [name for name in SESSION_VARIABLES.values() if mesh.auth.variable(request, name)]
+    return any(mesh.procs.variable(pid, name) == mesh.auth.variable(request, name) for name in names)
 
 
 def spoken_for(mesh: Mesh, request: web.Request, named_peer: str | None) -> str | None:

@@ -388,9 +388,22 @@ async def post_peer(request: web.Request) -> web.Response:
 
 
 def may_claim(mesh: Mesh, request: web.Request, claim: Claim) -> None:
-    """An agent does not make itself the human: that role answers approvals (wire.md 16, row 27)."""
-    if claim.role == HUMAN and callers.calling(mesh, request) is not None:
+    """An agent makes neither itself the human, whose role answers approvals (wire.md 16, row 27), nor the human's own
+    processes an agent, which could answer none."""
+    if claim.role != HUMAN and claim.agent_pid is None:
+        return
+    caller = callers.calling(mesh, request)
+    if caller is None:
+        return
+    if claim.role == HUMAN:
         raise forbidden("role_human", "an agent cannot register as the human; use role agent or service")
+    if claim.agent_pid is not None and not callers.started_by(mesh, request, claim.agent_pid):
+        raise forbidden(
+            "not_your_process",
+            f"you are {caller.display_name}, which did not start process {claim.agent_pid}: name your own, or leave"
+            " agent_pid out",
+            agent_pid=claim.agent_pid,
+        )
 
 
 def watch(mesh: Mesh, peer: Peer) -> None:

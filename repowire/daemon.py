@@ -172,6 +172,7 @@ def open_mesh(
     ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
     for recover in (
         presence.close_all,
+        peers.at_start,
         leases.at_start,
         replies.at_start,
         links.at_start,

@@ -113,6 +113,7 @@ WAKES = ("process.ended",)
 def process_ended(mesh: Mesh, pid: int, started: float) -> None:
     """A watched process is gone: whoever it was is retired, at once."""
     with mesh.change() as change:
+        peers.forget_process(change, pid, started)
         peer = peers.by_process(change.db, pid, started)
         if peer is None:
             return
@@ -160,7 +161,7 @@ def forget(mesh: Mesh) -> None:
     gone = [row[0] for row in rows if not peers.waiting(mesh.db.conn, row[0])]
     if gone:
         with mesh.change() as change:
-            for table in ("presence", "sessions", "session_bindings", "certificates", "holds", "peers"):
+            for table in ("presence", "sessions", "session_bindings", "certificates", "holds", "lived", "peers"):
                 change.db.executemany(f"DELETE FROM {table} WHERE peer_id = ?", [(peer_id,) for peer_id in gone])
             change.record("peer.forgotten", peers=gone)
 

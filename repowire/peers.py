@@ -50,6 +50,26 @@ ALTER TABLE peers ADD COLUMN ended_at REAL;                    -- unregistered b
 CREATE INDEX peers_ended ON peers (seq) WHERE retired_at IS NOT NULL OR hidden_at IS NOT NULL;
 CREATE INDEX peers_hidden ON peers (hidden_at) WHERE hidden_at IS NOT NULL;
 """,
+    """
+CREATE TABLE lived (                                           -- each process and runtime session that was a peer,
+    seq INTEGER PRIMARY KEY, peer_id TEXT NOT NULL,            -- whatever became of the peer since
+    pid INTEGER, started REAL, session TEXT, backend TEXT NOT NULL
+);
+CREATE INDEX lived_by_process ON lived (pid, started) WHERE pid IS NOT NULL;
+CREATE INDEX lived_by_session ON lived (session) WHERE session IS NOT NULL;
+CREATE INDEX lived_by_peer ON lived (peer_id);
+CREATE TRIGGER peer_lives AFTER INSERT ON peers WHEN NEW.agent_started IS NOT NULL OR NEW.session IS NOT NULL BEGIN
+    INSERT INTO lived VALUES (NULL, NEW.peer_id, NEW.agent_pid, NEW.agent_started, NEW.session, NEW.backend);
+END;
+CREATE TRIGGER peer_lives_anew AFTER UPDATE OF agent_pid, agent_started, session ON peers
+WHEN (NEW.agent_started IS NOT NULL OR NEW.session IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM lived
+    WHERE peer_id = NEW.peer_id AND pid IS NEW.agent_pid AND started IS NEW.agent_started AND session IS NEW.session)
+BEGIN
+    INSERT INTO lived VALUES (NULL, NEW.peer_id, NEW.agent_pid, NEW.agent_started, NEW.session, NEW.backend);
+END;
+INSERT INTO lived SELECT NULL, peer_id, agent_pid, agent_started, session, backend FROM peers
+    WHERE agent_started IS NOT NULL OR session IS NOT NULL;
+""",
 ]
 
 
@@ -194,6 +214,29 @@ def by_process(db: Connection, pid: int, started: float) -> Peer | None:
     return next((peer for peer in (Peer(*row) for row in rows) if peer.agent_started == started), None)
 
 
+def lived_in(db: Connection, pid: int, started: float) -> list[Peer]:
+    """Every peer that this very process is, or was before it was unregistered or became another; the newest last.
+
+    Not a shell that was a peer: it is its user's again.
+    """
+    rows = db.execute(
+        "SELECT DISTINCT peers.* FROM lived JOIN peers USING (peer_id) WHERE lived.pid = ? AND lived.started = ?"
+        " AND peers.backend != 'shell' ORDER BY peers.seq",
+        (pid, started),
+    )
+    return [Peer(*row) for row in rows]
+
+
+def lived_with(db: Connection, session: str, backend: str) -> list[tuple[int | None, float | None, Peer]]:
+    """Every process that had this runtime session, and as which peer, the newest first."""
+    rows = db.execute(
+        "SELECT lived.pid, lived.started, peers.* FROM lived JOIN peers USING (peer_id)"
+        " WHERE lived.session = ? AND lived.backend = ? ORDER BY lived.seq DESC",
+        (session, backend),
+    )
+    return [(pid, started, Peer(*row)) for pid, started, *row in rows]
+
+
 def resolve(db: Connection, name: str, circle: str | None = None) -> Peer:
     """The one peer that is meant by an id or a display name (wire.md 4, lookup order).
 
@@ -330,3 +373,20 @@ def change_columns(change: Change, peer_id: str, **columns: Any) -> None:
     """Set columns of the row."""
     marks = ", ".join(f"{name} = ?" for name in columns)
     change.db.execute(f"UPDATE peers SET {marks} WHERE peer_id = ?", (*columns.values(), peer_id))
+
+
+# -- loop --------------------------------------------------------------------
+
+
+def at_start(mesh: Mesh) -> None:
+    """Processes that are gone start nothing any more."""
+    with mesh.change() as change:
+        rows = change.db.execute("SELECT DISTINCT pid, started FROM lived WHERE started IS NOT NULL").fetchall()
+        for pid, started in rows:
+            if not mesh.procs.alive(pid, started):
+                forget_process(change, pid, started)
+
+
+def forget_process(change: Change, pid: int, started: float) -> None:
+    """It has ended."""
+    change.db.execute("DELETE FROM lived WHERE pid = ? AND started = ?", (pid, started))

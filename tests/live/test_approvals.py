@@ -45,7 +45,7 @@ class Asking(threading.Thread):
         self.live, self.body = live, {**PERMISSION, "correlation_id": correlation_id, **fields}
         self.got: Any = None
         self.start()
-        until(lambda: self.got is not None or is_open(live, correlation_id))
+        until(lambda: self.got is not None or is_kept(live, correlation_id))
 
     def run(self) -> None:
         try:
@@ -64,6 +64,12 @@ def is_open(live: Live, name: str) -> bool:
         found = live.request("GET", f"/questions/{name}")
         return found.status == 200 and found.json["state"] == "open"
     return False
+
+
+def is_kept(live: Live, name: str) -> bool:
+    """Open, and committed: a kill cannot lose it any more."""
+    lines = live.request("GET", "/events?limit=500").json if is_open(live, name) else []
+    return any(line["kind"] == "question.asked" and line["correlation_id"] == name for line in lines)
 
 
 def ends(live: Live, name: str) -> list[Any]:
@@ -217,6 +223,89 @@ def test_what_an_agent_started_cannot_answer_for_it(live: Live) -> None:
     assert is_open(live, "p-1")
     live.post("/answer", correlation_id="p-1", option_id="deny")
     assert asking.answer()["decision"] == "deny"
+
+
+STARTED = "/hooks/claude-code/SessionStart"
+SHED: dict[str, tuple[str, str, Any]] = {
+    "unregistered": ("DELETE", "/peers/ann", None),
+    "unregistered as before": ("POST", "/peer/unregister", {"name": "ann"}),
+    "retired": ("POST", "/peers/ann/offline", {"terminal": True}),
+    "in another process": ("POST", "/peers", {"name": "ann", "peer_id": "ANN", "agent_pid": "CHILD"}),
+    "in another session": ("POST", "/peers", {"name": "ann", "peer_id": "ANN", "metadata": {"session_id": "s-2"}}),
+    "in another session by its hook": ("POST", STARTED, {"session_id": "s-2", "cwd": "/src/ann"}),
+}
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+@pytest.mark.parametrize("shed", SHED)
+def test_an_agent_that_sheds_its_identity_is_no_human(live: Live, shed: str, orphan: bool) -> None:
+    """Whatever it makes of its peer, what it started does not answer: nor in the background, nor after a restart."""
+    method, path, body = SHED[shed]
+    environ = {**live.environ, "CLAUDE_CODE_SESSION_ID": "s-1"}
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as shell:
+
+        def run(method: str, path: str, body: str) -> str:
+            assert shell.stdin is not None
+            assert shell.stdout is not None
+            curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json'"
+            (live.folder / "script").write_text(f"{curl} http://localhost{path} -X {method} -d '{body}'; echo\n")
+            script = f"sh {live.folder}/script"
+            shell.stdin.write(f"(setsid {script} &)\n" if orphan else f"{script}\n")
+            shell.stdin.flush()
+            return shell.stdout.readline()
+
+        metadata = {"hook_session_id": "s-1"}
+        ann = live.post("/peers", name="ann", path="/src/ann", agent_pid=shell.pid, metadata=metadata)["peer_id"]
+        said = json.dumps(body or {}).replace("ANN", ann).replace('"CHILD"', "'$$'")
+        assert "detail" not in run(method, path, said)
+        live.kill()
+        live.start()
+        asking = Asking(live, "p-1")
+        assert "humans_only" in run("POST", "/answer", '{"correlation_id": "p-1", "option_id": "allow"}')
+        shell.kill()
+    assert is_open(live, "p-1")
+    live.post("/answer", correlation_id="p-1", option_id="deny")
+    assert asking.answer()["decision"] == "deny"
+
+
+def test_an_agent_cannot_make_the_humans_shell_an_agent(live: Live) -> None:
+    """It would answer nothing any more."""
+    curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json' http://localhost"
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=live.environ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        live.post("/peers", name="ann", path="/src/ann", agent_pid=shell.pid)
+        shell.stdin.write(f"""{curl}/peers -d '{{"name": "bad", "agent_pid": {os.getpid()}}}'; echo\n""")
+        shell.stdin.write(f"""{curl}/peers -d '{{"name": "child", "agent_pid": '$$'}}'; exit\n""")
+        shell.stdin.flush()
+        refused, mine = shell.stdout.read().splitlines()
+    assert json.loads(refused)["detail"]["error"] == "not_your_process"
+    assert json.loads(mine)["ok"] is True
+
+
+def test_an_agent_that_becomes_another_peer_gets_none_of_its_freedom(new_live: Callable[..., Live]) -> None:
+    """The config lets another peer do what this one must ask for; its identity is free, and nothing proves it."""
+    live = new_live().start()
+    loose = live.post("/peers", name="loose", path="/src/loose")["peer_id"]
+    live.kill()
+    (live.home / "config.toml").write_text(f'[approvals.peers."{loose}"]\ngated_tools = []\n')
+    live.start()
+    ask = {**PERMISSION, "from_peer": loose, "timeout_seconds": -1}
+    assert live.post("/questions/ask-blocking", **ask)["decision"] == "none"
+    curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json' http://localhost"
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=live.environ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        live.post("/peers", name="ann", path="/src/ann", agent_pid=shell.pid)
+        claim = {"name": "loose", "path": "/src/loose", "peer_id": loose, "agent_pid": shell.pid}
+        shell.stdin.write(f"{curl}/peers/ann -X DELETE; echo; {curl}/peers -d '{json.dumps(claim)}'; echo\n")
+        body = json.dumps({**PERMISSION, "timeout_seconds": -1})
+        shell.stdin.write(f"{curl}/questions/ask-blocking -d '{body}'; exit\n")
+        shell.stdin.flush()
+        gone, became, asked = map(json.loads, shell.stdout.read().splitlines())
+    assert gone == {"ok": True}
+    assert became["peer_id"] == loose
+    assert asked["decision"] == "deny"
 
 
 # -- a full disk -------------------------------------------------------------------
@@ -403,6 +492,45 @@ def test_no_paste_answers_however_long_it_is(live: Live, terminal: Callable[...,
     assert is_open(live, "p-1")
     screen.press("d")
     assert asking.answer()["decision"] == "deny"
+
+
+def test_what_does_not_fit_the_screen_is_said(live: Live, terminal: Callable[..., Terminal]) -> None:
+    """What runs first stands above the top; below it is nothing but blank lines and a harmless word."""
+    call = {**CALL, "tool_input": {"command": "rm -rf ~" + "\n" * 60 + "make test"}}
+    Asking(live, "p-1", metadata=call)
+    watching = terminal("approvals", "watch")
+    watching.until("rows of it are above this screen; scroll up before you answer")
+    watching.until("p-1 open until")
+
+
+def test_the_keys_name_what_they_answer_whatever_else_comes(live: Live, terminal: Callable[..., Terminal]) -> None:
+    """Others cannot push the question from the screen with theirs, nor draw one of their own below it."""
+    watching = terminal("approvals", "watch")
+    watching.until("nothing waits")
+    Asking(live, "p-1")
+    watching.until("a allow")
+    call = {**CALL, "tool_input": {"command": ("x" * 80 + "p-1 · make test · a allow · d deny".ljust(80)) * 30}}
+    for number in range(20):
+        Asking(live, f"q-{number}", metadata=call)
+    watching.until("a allow · d deny · n later · q quit · 20 more")
+    assert "make test" not in watching.shown
+    *_, last = watching.shown.strip().splitlines()
+    assert last.startswith("p-1 open until ")
+    assert len(watching.shown.partition("a allow")[2].splitlines()) <= 21
+
+
+def test_a_watch_whose_token_was_changed_says_so(live: Live) -> None:
+    """It would show nothing any more, and seem to wait."""
+    environ = live.environ | {"REPOWIRE_DAEMON_URL": f"http://127.0.0.1:{live.port}", "REPOWIRE_AUTH_TOKEN": live.token}
+    command = live.command("approvals", "watch")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True) as watching:
+        Asking(live, "p-1")
+        assert watching.stdout is not None
+        assert watching.stdout.readline()
+        assert live.cli("token", "--rotate").returncode == 0
+        _, said = watching.communicate(timeout=20)
+        assert watching.returncode == 1
+        assert "REPOWIRE_AUTH_TOKEN" in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGQUIT])
