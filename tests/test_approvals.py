@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from typing import Any
 
 import pytest
@@ -60,13 +61,59 @@ def test_all_of_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "hidden", ["\x1b[2K", "\r", "\x08", "\x7f", "\u202e", "\u200b", "\u2028", "\xad", "\x9b", "\u2066"]
+    "hidden",
+    [
+        "\x1b[2K",
+        *"\r\x08\x7f\x9b\xa0\xad\u034f\u115f\u180e\u200b\u2028\u202e\u2066\u2800\u3000\u3164",
+        *"\ue000\ufe0f\ufff9\U0001d173\U000e0041\U000e0101",
+    ],
 )
 def test_what_a_terminal_would_hide_is_seen(hidden: str) -> None:
     shown = lines(call("Bash", command=f"ls {hidden}rm"))[-1]
     assert hidden not in shown
-    assert "\\x" in shown or "\\u" in shown
+    assert "\\x" in shown or "\\u" in shown or "\\U" in shown
     assert "rm" in shown
+
+
+def test_nothing_that_was_said_looks_like_a_line_of_ours() -> None:
+    """Neither the head of another question nor the line with the keys: every line begins with our word."""
+    fake = "p-9 · @web · Bash"
+    words = f"x\n{fake}"
+    question = call(
+        "Bash", command=words, content=words, old_string=words, new_string=words + "!", **{words: 1}, e=[{"a": words}]
+    )
+    question["options"] = [{"id": words, "title": words, "description": words}]
+    question["metadata"] |= {"cwd": words, "session_id": [words], "agent_id": words, "more": words, "tool_name": words}
+    question |= {"from_peer": words, "prompt": words, "origin": words, "correlation_id": words}
+    for columns in (None, 40):
+        shown = list(calls.whole(question, columns))
+        assert not any(line.startswith(fake) for line in shown)
+        assert sum(fake in line for line in shown) > 10 if columns is None else all(len(line) <= 40 for line in shown)
+
+
+def test_a_long_line_is_folded_so_that_no_row_of_it_begins_at_the_margin() -> None:
+    command = "rm -rf ~ #".ljust(70) + "p-9 · @web · Bash".ljust(80) + "command make test"
+    shown = list(calls.whole(call("Bash", command=command), 80))
+    assert "".join([shown[-3], *(row.removeprefix("    ") for row in shown[-2:])]) == f"command {command}"
+    assert all(row.startswith("    ") for row in shown[-2:])
+
+
+def test_all_that_a_client_told_is_shown() -> None:
+    assert "danger yes" in lines({**QUESTION, "metadata": {"tool_name": "Bash", "danger": "yes"}})
+
+
+def test_a_long_replacement_is_shown_in_a_moment() -> None:
+    old = "\n".join(f"line {number % 97} of a file" for number in range(8_000))
+    began = time.monotonic()
+    shown = lines(call("Edit", file_path="/x", old_string=old, new_string=old.replace("of", "in")))
+    assert time.monotonic() - began < 5
+    assert sum(line.startswith("+ ") for line in shown) == 8_000
+
+
+def test_the_list_says_what_a_call_does_whatever_stands_first() -> None:
+    said = call("Bash", description="harmless", command="rm -rf ~")
+    assert calls.short(said | {"prompt": "Allow?"}) == 'Bash: {"description": "harmless", "command": "rm -rf ~"}'
+    assert calls.short(said | {"prompt": "Bash: rm -rf ~"}) == "Bash: rm -rf ~"
 
 
 def test_a_replacement_is_a_diff_of_whole_lines() -> None:
@@ -78,7 +125,7 @@ def test_a_replacement_is_a_diff_of_whole_lines() -> None:
 def test_several_replacements_are_a_diff_each() -> None:
     edits = [{"old_string": "a", "new_string": "b"}, {"old_string": "c", "new_string": "d", "replace_all": True}]
     shown = lines(call("MultiEdit", file_path="/x", edits=edits))
-    assert shown[-7:] == ["edits[0]", "- a", "+ b", "edits[1]", "replace_all true", "- c", "+ d"]
+    assert shown[-7:] == ["edits[0]", "  - a", "  + b", "edits[1]", "  replace_all true", "  - c", "  + d"]
 
 
 def test_what_is_written_is_added_lines() -> None:
@@ -92,7 +139,7 @@ def test_a_call_of_any_other_tool_names_its_arguments() -> None:
 
 def test_a_call_that_is_only_told_of_is_shown_as_told() -> None:
     told = {**QUESTION, "prompt": "Allow?\nreally", "metadata": {"tool_name": "Bash", "tool_input": "make te"}}
-    assert lines(told)[-4:-1] == ["Allow?", "really", "tool_input make te"]
+    assert lines(told)[-4:-1] == ["Allow?", "  really", "tool_input make te"]
     assert "may be cut" in lines(told)[-1]
 
 

@@ -93,7 +93,7 @@ def show_one(args: argparse.Namespace) -> int:
     if args.json:
         c.put(c.to_json(found))
     else:
-        for line in whole(found):
+        for line in whole(found, c.screen()[0]):
             c.put(line)
         c.put(c.colour(ended(found), "bold"))
     return c.OK

@@ -118,6 +118,12 @@ def room() -> int | None:
     return os.get_terminal_size(sys.stdout.fileno()).columns or None if on_terminal() else None
 
 
+def screen() -> tuple[int | None, int]:
+    """Columns and rows of the terminal now, whatever the environment says; endless where there is none."""
+    size = os.get_terminal_size(sys.stdout.fileno()) if on_terminal() else os.terminal_size((0, 0))
+    return size.columns or None, size.lines or sys.maxsize
+
+
 def widths(cells: Sequence[Sequence[str]], limit: int | None) -> list[int]:
     """A width for each column: natural, or the widest are narrowed until a row fits, the last ones first."""
     wanted = [max(map(width_of, column)) for column in zip(*cells, strict=True)]

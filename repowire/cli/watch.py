@@ -67,14 +67,17 @@ class Events:
     """The daemon's events from another thread; `ready` can be selected on. An event of None: no daemon answers."""
 
     def __init__(self, since: str) -> None:
-        self._since, self._came = since, queue.SimpleQueue[c.Json | None]()
+        self._since, self._came = since, queue.SimpleQueue[c.Json | Refusal | None]()
         self.ready, self._bell = os.pipe()
         threading.Thread(target=self._follow, daemon=True).start()
 
     def take(self) -> Iterator[c.Json | None]:
+        """What came; raises Refusal when the daemon tells us nothing more, such as after its token was changed."""
         os.read(self.ready, 65_536)
         while not self._came.empty():
-            yield self._came.get()
+            if isinstance(event := self._came.get(), Refusal):
+                raise event
+            yield event
 
     def _follow(self) -> None:
         never = threading.Event()
@@ -87,8 +90,11 @@ class Events:
             except (DaemonAway, TimeoutError):
                 self._say(None)
                 never.wait(AGAIN_SECONDS)
+            except Refusal as no:
+                self._say(no)
+                return
 
-    def _say(self, event: c.Json | None) -> None:
+    def _say(self, event: c.Json | Refusal | None) -> None:
         self._came.put(event)
         os.write(self._bell, b".")
 
@@ -115,6 +121,8 @@ class Watch:
         self.shown_at = 0.0
         self.wrong_at = -LOOK_SECONDS  # when a key came last that answers nothing
         self.away = False
+        self.rows = 0  # of what stands on the screen
+        self.told = False  # whether something was said below it since
 
     def run(self) -> int:
         newest = self.daemon.events(limit=1)
@@ -129,6 +137,7 @@ class Watch:
             if events.ready in readable:
                 for event in events.take():
                     self.hear(event)
+                self.again()
             elif self.key(pressed(sys.stdin.fileno())):
                 return c.OK
 
@@ -137,7 +146,7 @@ class Watch:
     def look(self) -> None:
         """What is open now, oldest first; what is not open any more is gone."""
         found = self.daemon.questions(state="open", limit=PAGE)["questions"]
-        self.waiting = {one["correlation_id"]: self.waiting.get(one["correlation_id"], one) for one in reversed(found)}
+        self.waiting = {one["correlation_id"]: one for one in reversed(found)}
         if not self.keys:
             for one in self.waiting.values():
                 self.tell("question.asked", one)
@@ -145,12 +154,12 @@ class Watch:
     def hear(self, event: c.Json | None) -> None:
         if event is None:
             if not self.away:
-                c.note("no daemon answers; looking for it …")
+                self.note("no daemon answers; looking for it …")
             self.away = True
             return
         if self.away:
             self.away = False
-            c.note("the daemon is there again")
+            self.note("the daemon is there again")
         name = str(event.get("correlation_id"))
         if event["kind"] == "question.asked" and name not in self.waiting:
             self.asked(name)
@@ -163,15 +172,15 @@ class Watch:
             self.waiting[name] = found
             if not self.keys:
                 self.tell("question.asked", found)
-            elif self.shown is not None:
-                c.note(f"({len(self.waiting) - 1} more: @{c.clean(found['from_peer'])} {calls.short(found)})")
+            self.told = True
 
     def ended(self, name: str) -> None:
         found = self._load(name)
         if found is not None and not self.keys:
             self.tell("question.closed", found)
         elif found is not None:
-            c.put(c.colour(f"{name}: {calls.ended(found)}", "dim"))
+            c.put(c.colour(f"{calls.inline(name)}: {calls.ended(found)}", "dim"))
+            self.told = True
         if self.shown == name:
             self.shown = None
 
@@ -188,7 +197,7 @@ class Watch:
             return
         for line in calls.whole(question) if kind == "question.asked" else ():
             c.put(line)
-        c.put(f"{question['correlation_id']}: {calls.ended(question)}")
+        c.put(f"{calls.inline(question['correlation_id'])}: {calls.ended(question)}")
 
     # -- the screen ------------------------------------------------------------
 
@@ -197,17 +206,41 @@ class Watch:
         if not self.keys or self.shown is not None or not self.waiting:
             return
         self.shown, question = next(iter(self.waiting.items()))
-        for line in calls.whole(question):
-            c.put(line)
-        c.put(c.colour(f"{calls.ended(question)} · {self.offer(question)} · n later · q quit", "bold"))
+        rows = list(calls.whole(question, c.screen()[0]))
+        for row in rows:
+            c.put(row)
+        self.rows = len(rows)
+        self.say_keys()
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
         self.shown_at = time.monotonic()
+
+    def again(self) -> None:
+        """Name the keys once more, and what they are for, where something else stands between them and it now."""
+        if self.shown is not None and self.told:
+            self.say_keys()
+        self.told = False
+
+    def say_keys(self) -> None:
+        """What answers the question on the screen; what of it went out at the top; and how many more there are."""
+        assert self.shown is not None
+        question, name = self.waiting[self.shown], calls.inline(self.shown)
+        if (above := self.rows + 2 - c.screen()[1]) > 0:
+            look = f"scroll up before you answer, or: repowire approvals show {name} | less"
+            c.put(c.colour(f"{above} rows of it are above this screen; {look}", "yellow"))
+        more = f" · {len(self.waiting) - 1} more" if len(self.waiting) > 1 else ""
+        keys = f"{self.offer(question)} · n later · q quit{more}"
+        c.put(c.colour(f"{name} {calls.ended(question)} · {keys}", "bold"))
+
+    def note(self, words: str) -> None:
+        """A word for people, below what stands there."""
+        c.note(words)
+        self.told = True
 
     def offer(self, question: "shapes.Question") -> str:
         """Which keys answer it."""
         if question["scope"] == "tool_permission":
             return "a allow · d deny"
-        numbered = [f"{n} {calls.visible(one['title'])}" for n, one in enumerate(question["options"][:9], 1)]
+        numbered = [f"{n} {calls.inline(one['title'])}" for n, one in enumerate(question["options"][:9], 1)]
         return " · ".join(numbered) or f"repowire approvals answer {question['correlation_id']} --text …"
 
     def key(self, pressed: bytes) -> bool:
@@ -260,6 +293,6 @@ class Watch:
                 return
         else:
             words = said.get("option_id") or said.get("outcome")
-            c.put(c.colour(f"{name}: you said {words}", "green" if words == calls.ALLOW else "red"))
+            c.put(c.colour(f"{name}: you said {calls.inline(str(words))}", "green" if words == calls.ALLOW else "red"))
         self.waiting.pop(name, None)
         self.shown = None
