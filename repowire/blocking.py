@@ -65,8 +65,8 @@ class Draft(NamedTuple):
         if self.scope != TOOL_PERMISSION:
             return None
         call = [self.metadata.get(name) for name in ("tool_name", "tool_input", "cwd", "session_id")]
-        if call[0] is None or call[1] is None:  # a client that does not say the whole call: what it shows is bound
-            call.append(self.prompt)
+        if call[0] is None or not isinstance(call[1], dict):  # it does not say the whole call: all it shows is bound
+            call += [self.prompt, self.metadata]
         said = json.dumps(call, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -297,7 +297,7 @@ async def _until_over(mesh: Mesh, question: Question, nudge: Nudge, line: wire.L
 async def post_ask_blocking(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     return wire.reply(
-        (await ask(mesh, _draft(mesh, request, await wire.read(request)), request))._asdict()
+        (await ask(mesh, _draft(mesh, request, await wire.read(request, each_once=True)), request))._asdict()
     )
 
 

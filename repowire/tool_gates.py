@@ -107,7 +107,7 @@ async def post_gate(request: web.Request) -> web.Response:
     if gate is None:
         raise not_found("gate", event, f"no gate {event!r} of {backend!r} is known here")
     with _alive(request):
-        question = await _asked(request, gate, event, await wire.read(request))
+        question = await _asked(request, gate, event, await wire.read(request, each_once=True))
     decision = None if question is None else question.decision
     if question is None or decision not in ("allow", "deny"):
         return web.Response(headers={VERDICT: "none"})  # not gated, or the dialog on the screen is still there

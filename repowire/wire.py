@@ -186,8 +186,25 @@ def _finite(word: str) -> float:
 decode = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
 
 
-async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
-    """The JSON object of a request; a body of another kind is refused with words that say what to send."""
+class _TwiceError(ValueError):
+    """A name that stands twice in one object."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise _TwiceError(next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1))
+    return fields
+
+
+_decode_once = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once).decode
+
+
+async def read(request: web.Request, *, empty_ok: bool = False, each_once: bool = False) -> Body:
+    """The JSON object of a request; a body of another kind is refused with words that say what to send.
+
+    `each_once` also refuses a name that stands twice in an object: one reader takes the first, another the last.
+    """
     if request.content_type not in ("application/json", "application/octet-stream") and not (
         request.content_type.endswith("+json")
     ):
@@ -199,7 +216,11 @@ async def read(request: web.Request, *, empty_ok: bool = False) -> Body:
     if not raw and empty_ok:
         return Body({})
     try:
-        fields = decode(raw.decode())
+        fields = (_decode_once if each_once else decode)(raw.decode())
+    except _TwiceError as twice:
+        raise invalid(
+            "body", f"names {str(twice)[:64]!r} twice in one object: nobody could say which is meant"
+        ) from None
     except (ValueError, RecursionError):
         raise invalid("body", "must be JSON in UTF-8") from None
     if not isinstance(fields, dict):

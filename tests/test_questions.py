@@ -243,6 +243,75 @@ async def test_a_client_that_does_not_say_the_call_binds_what_it_shows(api):
         assert not waiting.done()
 
 
+async def test_a_client_that_says_part_of_the_call_binds_all_that_it_says(api):
+    """Also what has a name of its own, which is shown: under one id it cannot become another."""
+    part = {"tool_name": "Bash", "tool_input": "make …"}
+    async with asking(api, metadata={**part, "command": "make"}) as waiting:
+        other = {**PERMISSION, "metadata": {**part, "command": "rm -rf ~"}, "correlation_id": "p-1"}
+        await api.post("/questions/ask-blocking", **other, expect=409)
+        assert not waiting.done()
+
+
+ALIKE = [
+    "\u00e9",
+    "e\u0301",
+    "\u212b",
+    "\u00c5",
+    "1",
+    1,
+    1.0,
+    True,
+    0,
+    -0.0,
+    0.0,
+    False,
+    None,
+    10**30,
+    1e30,
+    [1],
+    {"1": 1},
+]
+
+
+def test_what_only_looks_the_same_is_another_call():
+    digests = [Draft("", scope="tool_permission", metadata={**CALL, "tool_input": {"x": one}}).digest for one in ALIKE]
+    known = {json.dumps(one) for one in ALIKE}
+    assert len(set(digests)) == len(known)
+
+
+async def test_a_call_is_shown_as_it_came_to_the_last_letter(api):
+    given = {
+        "a": ALIKE,
+        "e\u0301": "\u00e9",
+        "\u00e9": "e\u0301\r\n\x00\x1b",
+        "big": 10**300,
+        "deep": [[[[{"x": [{}]}]]]],
+    }
+    async with asking(api, metadata={**CALL, "tool_input": given}):
+        shown = (await api.get("/questions/p-1"))["metadata"]["tool_input"]
+        assert json.dumps(shown) == json.dumps(given)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '"tool_input": {"command": "ls", "command": "rm -rf ~"}',
+        '"tool_input": {"command": "ls"}, "tool_input": {"command": "rm -rf ~"}',
+        '"tool_input": {"a": [{"command": "ls", "\\u0063ommand": "rm -rf ~"}]}',
+    ],
+)
+@pytest.mark.parametrize("path", ["/questions/ask-blocking", "/gates/claude-code/PreToolUse"])
+async def test_a_call_with_an_argument_twice_is_refused(api, path, said):
+    """One reader takes the first of the two, another the last: what is shown need not be what runs."""
+    body = f'{{"tool_name": "Bash", {said}}}'
+    if "ask" in path:
+        body = json.dumps({**PERMISSION, "metadata": "BODY", "timeout_seconds": -1}).replace('"BODY"', body)
+    got = await api.request("POST", path, data=body, headers={"Content-Type": "application/json"})
+    assert got.status == 422
+    assert "twice" in got.json["detail"]["hint"]
+    assert (await api.get("/questions"))["questions"] == []
+
+
 async def test_a_retry_joins_and_later_gets_what_was_answered(both):
     async with asking(both) as first, asking(both) as second:
         await until_async(lambda: both.mesh.bus.hearers(questions.topic("p-1")) == 2)
