@@ -30,6 +30,10 @@ GATE = "PreToolUse"  # runs before a tool, and may refuse it
 DIALOG = "PermissionRequest"  # runs while the dialog is on the screen; what it prints answers the dialog
 GATE_SECONDS = 86_400  # how long a human may take where the policy holds a question open; Claude Code's own is 600
 MARGIN_SECONDS = 10  # the script gives up that much earlier: a hook that Claude Code ends lets the tool run
+OR_REFUSE = (
+    "|| { [ $? = 2 ] || echo 'repowire refused this: its gate did not run; repair it: repowire setup claude-code' >&2;"
+    " exit 2; }"
+)
 SERVER = "repowire"
 OUR_HOOK = re.compile(r"/repowire/(?:hook|gate)_stdio\.py['\"]? claude-code ")
 OUR_SERVER = re.compile(r"/repowire/mcp_stdio\.py$")
@@ -69,8 +73,11 @@ class Program(NamedTuple):
         found = {event: Entry(self.hook(event)) for event in HOOKS}
         if self.gated is not None:
             found[DIALOG] = Entry(self.gate(DIALOG, "--open"))
-            # an older version that does not know onFailure ignores it; the script's exit code 2 holds for both
-            found[GATE] = Entry(self.gate(GATE) | {"onFailure": "block"}, matcher(self.gated))
+            gate = self.gate(GATE)
+            # an older version does not know onFailure; exit code 2 holds for both, also where there is no interpreter
+            # any more, or somebody kills it: every other code lets the tool run
+            gate |= {"command": f"{gate['command']} {OR_REFUSE}", "onFailure": "block"}
+            found[GATE] = Entry(gate, matcher(self.gated))
         return found
 
     def server(self) -> dict[str, Any]:

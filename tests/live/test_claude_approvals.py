@@ -5,7 +5,9 @@ What ran is read from the disk: a tool call makes a file, or it does not.
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +171,49 @@ def test_the_daemon_hangs(new_town: Callable[..., Town], version: str) -> None:
         assert not (ann.project / "made").exists()
     finally:
         os.kill(town.live.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("moved", ["interpreter", "script"])
+def test_repowire_is_gone(new_town: Callable[..., Town], version: str, moved: str) -> None:
+    """Uninstalled, or moved, while the settings still name it: no gated tool runs."""
+    town = new_town()
+    hooks = town.user.read(town.user.settings)["hooks"]
+    gate = hooks["PreToolUse"][0]["hooks"][0]
+    old = sys.executable if moved == "interpreter" else "gate_stdio.py"
+    assert old in gate["command"]
+    gate["command"] = gate["command"].replace(old, f"{old}-gone", 1)
+    town.user.change_settings(hooks=hooks)
+    ann = start(town, version)
+    ann.type("shell touch made")
+    ann.until_shows("It ran.")
+    ann.until_idle()
+    assert not (ann.project / "made").exists()
+
+
+def test_the_gate_is_killed(new_town: Callable[..., Town], version: str) -> None:
+    town = new_town()
+    ann = start(town, version)
+    ann.type("shell touch made")
+    the_question(town, ann)
+    [gate] = [
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if str(town.live.home) in (words := arguments_of(folder)) and words[0] == sys.executable
+    ]
+    os.kill(gate, signal.SIGKILL)
+    ann.until_shows("It ran.")
+    ann.until_idle()
+    assert not (ann.project / "made").exists()
+    assert ended(town) == [("deny", "client_left")]
+
+
+def arguments_of(folder: Path) -> list[str]:
+    """Of a gate; nothing of any other process."""
+    try:
+        words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [""]
+    return words if any(word.endswith("/gate_stdio.py") for word in words) else [""]
 
 
 def test_escape_withdraws_the_question(new_town: Callable[..., Town], version: str) -> None:
