@@ -284,6 +284,19 @@ def test_a_key_that_came_before_it_could_be_read_answers_nothing(watching: watch
     assert [name for name, _ in watching.daemon.answers] == ["p-1"]
 
 
+def test_a_key_for_what_was_answered_elsewhere_meanwhile_answers_nothing(watching: watch.Watch) -> None:
+    """Another question has taken its place while the finger was on its way."""
+    watching.daemon.question = lambda name: ANSWERED  # type: ignore[method-assign, assignment, misc, return-value]
+    watching.hear({"kind": "question.answered", "correlation_id": "p-1"})
+    watching.present()
+    watching.shown_at -= watch.LOOK_SECONDS + 0.1
+    watching.key(b"a")
+    assert watching.daemon.answers == []
+    watching.shown_at -= watch.ELSEWHERE_SECONDS
+    watching.key(b"a")
+    assert [name for name, _ in watching.daemon.answers] == ["p-2"]
+
+
 def test_what_is_put_off_comes_last_and_the_end_is_the_end(watching: watch.Watch) -> None:
     watching.key(b"n")
     assert list(watching.waiting) == ["p-2", "p-1"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 AGAIN_SECONDS = 1.0  # between two looks for a daemon that is away
 LOOK_SECONDS = 0.5  # a key that comes sooner after a question was meant for what stood there before
+ELSEWHERE_SECONDS = 1.0  # more, where it took the place of one that somebody else answered: nobody expects that
 TOGETHER_SECONDS = 0.05  # keys with less between them came together
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PAGE = 500
@@ -121,6 +122,7 @@ class Watch:
         self.shown_at = 0.0
         self.wrong_at = -LOOK_SECONDS  # when a key came last that answers nothing
         self.away = False
+        self.taken = False  # whether what stood there was answered elsewhere
         self.rows = 0  # of what stands on the screen
         self.told = False  # whether something was said below it since
 
@@ -182,7 +184,7 @@ class Watch:
             c.put(c.colour(f"{calls.inline(name)}: {calls.ended(found)}", "dim"))
             self.told = True
         if self.shown == name:
-            self.shown = None
+            self.shown, self.taken = None, True
 
     def _load(self, name: str) -> "shapes.Question | None":
         try:
@@ -203,6 +205,8 @@ class Watch:
 
     def present(self) -> None:
         """The oldest that waits, when none stands there; what was typed before it is thrown away."""
+        if not self.waiting:
+            self.taken = False  # what comes next takes nobody's place
         if not self.keys or self.shown is not None or not self.waiting:
             return
         self.shown, question = next(iter(self.waiting.items()))
@@ -212,7 +216,8 @@ class Watch:
         self.rows = len(rows)
         self.say_keys()
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-        self.shown_at = time.monotonic()
+        self.shown_at = time.monotonic() + (ELSEWHERE_SECONDS if self.taken else 0.0)
+        self.taken = False
 
     def again(self) -> None:
         """Name the keys once more, and what they are for, where something else stands between them and it now."""
