@@ -8,7 +8,7 @@ from typing import Any
 
 from repowire.cli import command as c
 from repowire.cli import watch
-from repowire.cli.calls import ALLOW, DENY, choice, ended, short, whole
+from repowire.cli.calls import ALLOW, DENY, choice, ended, inline, short, whole
 from repowire.errors import Refusal
 
 VERBS = "list|show|answer|watch"
@@ -74,7 +74,7 @@ def show_list(args: argparse.Namespace) -> int:
     if not found:
         c.note("nothing waits for you")
         return c.OK
-    rows = [[one["correlation_id"], one["from_peer"], ended(one), c.local(one["created_at"]), short(one)]
+    rows = [[one["correlation_id"], inline(one["from_peer"]), ended(one), c.local(one["created_at"]), short(one)]
             for one in found]  # fmt: skip
     c.table(
         ["ID", "FROM", "STATE", "SINCE", "WHAT"],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ALLOW, DENY = "allow", "deny"
 # What counts as printable and yet shows as nothing or as a blank: joiners, fillers, selectors of a glyph's variant
 BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 IN_HEAD = ("tool_name", "cwd", "session_id", "agent_id", "tool_input")  # of the metadata, shown in a place of their own
 DEEPER = "  "
 
@@ -135,7 +136,7 @@ def _call(call: dict[str, Any], deeper: str = "") -> Iterator[Line]:
 
 
 def _value(name: str, value: Any, deeper: str = "") -> Iterator[Line]:
-    head = deeper + (inline(name) or '""')
+    head = deeper + (name if PLAIN_NAME.fullmatch(name) else inline(_json(name)))
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         for number, one in enumerate(value):
             yield Line(f"{head}[{number}]")
