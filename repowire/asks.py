@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, choices, deliveries, idempotency, mailboxes, peers, wire
+from repowire import callers, choices, deliveries, idempotency, intake, mailboxes, peers, wire
 from repowire.choices import Answer, Question
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
@@ -190,7 +190,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
     seconds = config.ask_ttl_seconds if question is None else question.timeout_seconds or config.ask_ttl_seconds
     correlation_id, expires_at = new_id("ask"), change.now + min(seconds, config.ask_ttl_seconds)
     from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (draft.from_peer, None)
-    delivery = deliveries.queue(
+    delivery = intake.queue(
         change,
         target.peer_id,
         _frame(correlation_id, from_peer, target.display_name, draft),
@@ -208,11 +208,11 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
         text=draft.text,
         reply_to=draft.reply_to,
         parent_id=parent_id,
-        by=deliveries.straight_by(delivery),
+        by=intake.straight_by(delivery),
         attachments=list(draft.attachments) or None,
         question=question.as_json() if question else None,
     )
-    deliveries.tell(change, delivery)
+    intake.tell(change, delivery)
     ask = Ask(
         seq=0,
         correlation_id=correlation_id,

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, deliveries, peers, receipts, wire
+from repowire import callers, deliveries, intake, peers, receipts, wire
 from repowire.deliveries import STATES, Delivery
 from repowire.errors import conflict, forbidden, too_many
 from repowire.mesh import MESH, Change, Mesh
@@ -142,7 +142,7 @@ def _tell_sender(change: Change, mesh: Mesh, dead: list[Delivery]) -> None:
     short = said if len(said) <= TOLD_CHARS else f"{said[: TOLD_CHARS - 1]}…"
     which = one.trace if one.kind == "broadcast" else one.delivery_id
     head = f"[{one.kind} #{which} to {', '.join(names[:TOLD_NAMES])}{more} {one.state}]"
-    notice = deliveries.queue(
+    notice = intake.queue(
         change,
         sender.peer_id,
         {
@@ -157,7 +157,7 @@ def _tell_sender(change: Change, mesh: Mesh, dead: list[Delivery]) -> None:
         most=2**31,  # how something ended that was accepted: a full mailbox does not refuse it
         notice=True,
     )
-    deliveries.tell(change, notice, leased=True)
+    intake.tell(change, notice, leased=True)
 
 
 # -- wire ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, receipts, sessions, traces, wire
+from repowire import asks, callers, deliveries, idempotency, intake, mailboxes, peers, receipts, sessions, traces, wire
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
@@ -123,7 +123,7 @@ def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | Non
     }
     if note.attachments:
         frame["attachments"] = list(note.attachments)
-    delivery = deliveries.queue(
+    delivery = intake.queue(
         change,
         target.peer_id,
         frame,
@@ -138,10 +138,10 @@ def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | Non
         from_peer_id=delivery.from_peer_id,
         to_peer_id=target.peer_id,
         text=note.text,
-        by=deliveries.straight_by(delivery),
+        by=intake.straight_by(delivery),
         attachments=list(note.attachments) or None,
     )
-    deliveries.tell(change, delivery)
+    intake.tell(change, delivery)
     return delivery, sender, target
 
 
@@ -174,7 +174,7 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
     from_peer, from_peer_id = (sender.display_name, sender.peer_id) if sender else (shout.from_peer, None)
     config, broadcast_id = mesh.config.daemon, new_id("bcast")
     hearers = _hearers(change, mesh, shout, sender)
-    made, refused = deliveries.queue_all(
+    made, refused = intake.queue_all(
         change,
         list(hearers),
         {"type": "broadcast", "from_peer": from_peer, "text": shout.text},
@@ -207,7 +207,7 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
             peers=[one.peer_id for one in leased],
         )
     for one in made:
-        deliveries.tell(change, one)
+        intake.tell(change, one)
     return spread
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, choices, deliveries, mailboxes, peers, questions, receipts, wire
+from repowire import asks, callers, choices, deliveries, intake, mailboxes, peers, questions, receipts, wire
 from repowire.asks import Ask, wait_topic
 from repowire.choices import Answer
 from repowire.deliveries import Delivery
@@ -177,7 +177,7 @@ def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) ->
     if ask.reply_attachments:
         frame["attachments"] = json.loads(ask.reply_attachments)
     # A reply is the end of something that was accepted: a full mailbox does not refuse it.
-    delivery = deliveries.queue(
+    delivery = intake.queue(
         change,
         asker.peer_id,
         frame,
@@ -186,7 +186,7 @@ def _tell_asker(change: Change, mesh: Mesh, ask: Ask, asker: Peer, text: str) ->
         expires_at=change.now + mesh.config.daemon.delivery_queue_ttl_seconds,
         most=2**31,
     )
-    deliveries.tell(change, delivery, leased=True)
+    intake.tell(change, delivery, leased=True)
     return delivery
 
 

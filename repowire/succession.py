@@ -11,7 +11,7 @@ waits for a peer that is only hidden lapses in its own time.
 import json
 from sqlite3 import Connection
 
-from repowire import deliveries, lives, peers, presence, replies
+from repowire import deliveries, intake, lives, peers, presence, replies
 from repowire.asks import Ask
 from repowire.deliveries import Delivery
 from repowire.frames import encode, packed
@@ -115,7 +115,7 @@ def _move_asked(change: Change, mesh: Mesh, ask: Ask, old: Peer, new: Peer) -> i
         "ask.handed_over", correlation_id=ask.correlation_id, peer_id=new.peer_id, by=old.peer_id, side="asked"
     )
     if delivery is not None and delivery.state not in (QUEUED, HELD) and not shown:
-        again = deliveries.queue(
+        again = intake.queue(
             change,
             new.peer_id,
             {**json.loads(delivery.frame), "to_peer": new.display_name},
@@ -124,7 +124,7 @@ def _move_asked(change: Change, mesh: Mesh, ask: Ask, old: Peer, new: Peer) -> i
             expires_at=ask.expires_at,
             most=2**31,  # it was accepted: a full mailbox does not refuse it
         )
-        deliveries.tell(change, again, leased=True)
+        intake.tell(change, again, leased=True)
         change.db.execute("UPDATE asks SET delivery_id = ? WHERE seq = ?", (again.delivery_id, ask.seq))
     return 1
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from repowire import deliveries
+from repowire import intake
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def test_a_full_mailbox_holds_back_nobody_else(both, town):
     with both.mesh.change() as change:
         for _ in range(both.mesh.config.daemon.delivery_queue_max_per_peer):
             frame = {"type": "notify", "from_peer": "x", "text": "x"}
-            deliveries.queue(change, town["ben"].peer_id, frame, expires_at=change.now + 60, most=1000)
+            intake.queue(change, town["ben"].peer_id, frame, expires_at=change.now + 60, most=1000)
     got = await both.post("/broadcast", text="x")
     assert got["sent_to"] == ["ann", "eve"]
     assert [one["peer"] for one in got["failed"]] == ["ben"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from repowire import claims, dead_letters, deliveries, leases, replies
+from repowire import claims, dead_letters, deliveries, intake, leases, replies
 from repowire.claims import Claim
 
 
@@ -52,7 +52,7 @@ async def test_told_once_over_a_crash_between_death_and_notice(new_mesh, new_api
         ann, _ = claims.register(change, Claim(name="ann", path="/src/ann"), circles="one")
         ben, _ = claims.register(change, Claim(name="ben", path="/src/ben"), circles="one")
         frame = {"type": "notify", "from_peer": "ann", "to_peer": "ben", "text": "x"}
-        deliveries.queue(change, ben.peer_id, frame, from_peer_id=ann.peer_id, expires_at=change.now + 5, most=9)
+        intake.queue(change, ben.peer_id, frame, from_peer_id=ann.peer_id, expires_at=change.now + 5, most=9)
     clock.advance(6)
     leases.tick(mesh)
     mesh.close()  # before anybody was told
@@ -190,7 +190,7 @@ async def test_the_copies_of_a_broadcast_that_died_in_two_ways_make_two_notices(
     ids = [(await both.post("/peers", name=f"b{n}", path=f"/src/b{n}"))["peer_id"] for n in range(4)]
     with both.mesh.change() as change:
         frame = {"type": "broadcast", "from_peer": "ann", "text": "x"}
-        made, _ = deliveries.queue_all(
+        made, _ = intake.queue_all(
             change, ids, frame, trace="bcast-1", from_peer_id=ann, expires_at=change.now + 5, most=9
         )
         for one in made[::2]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from conftest import until_async
 
-from repowire import claims, deliveries, leases, mailboxes, receipts
+from repowire import claims, deliveries, intake, leases, mailboxes, receipts
 from repowire.claims import Claim
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -24,7 +24,7 @@ def peer(mesh, name="ben", **fields):
 def queue(mesh, ben, text="hi", *, most=MOST, seconds=3600.0, kind="notify"):
     with mesh.change() as change:
         frame = {"type": kind, "from_peer": "ann", "to_peer": "ben", "text": text}
-        return deliveries.queue(change, ben.peer_id, frame, expires_at=change.now + seconds, most=most)
+        return intake.queue(change, ben.peer_id, frame, expires_at=change.now + seconds, most=most)
 
 
 def lease(mesh, ben, holder="socket:a", most=1):

@@ -24,7 +24,7 @@ RANKS = (
     "names",
     "callers",
     "claims roles lifecycle deliveries questions transcripts mcp_servers",
-    "receipts",
+    "receipts intake",
     "leases mailboxes",
     "asks pickups dead_letters channels blocking",
     "replies reminders chats",

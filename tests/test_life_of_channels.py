@@ -20,19 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from repowire import (
-    channels,
-    claims,
-    config,
-    daemon,
-    deliveries,
-    hooks,
-    leases,
-    mailboxes,
-    protocol,
-    receipts,
-    sessions,
-)
+from repowire import channels, claims, config, daemon, hooks, intake, leases, mailboxes, protocol, receipts, sessions
 from repowire.agents.claude_code_hooks import Said
 from repowire.arrivals import Facts
 from repowire.claims import Claim
@@ -426,7 +414,7 @@ class LifeOfChannels(RuleBasedStateMachine):
             for _ in range(count):
                 with self.mesh.change() as change:
                     frame = {"type": "notify", "from_peer": "ann", "to_peer": "ben", "text": "hi"}
-                    one = deliveries.queue(change, self.peer.peer_id, frame, expires_at=change.now + 9e9, most=10_000)
+                    one = intake.queue(change, self.peer.peer_id, frame, expires_at=change.now + 9e9, most=10_000)
                 self.truths[one.delivery_id] = Truth()
 
         self.run(several())

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from repowire import claims, config, daemon, deliveries, leases, mailboxes, receipts
+from repowire import claims, config, daemon, deliveries, intake, leases, mailboxes, receipts
 from repowire.claims import Claim
 from repowire.deliveries import Delivery
 from repowire.doors import Door
@@ -204,7 +204,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
             for _ in range(count):
                 with self.mesh.change() as change:
                     frame = {"type": "notify", "text": "hi"}
-                    one = deliveries.queue(change, self.peer_id, frame, expires_at=change.now + 9e9, most=10_000)
+                    one = intake.queue(change, self.peer_id, frame, expires_at=change.now + 9e9, most=10_000)
                 self.truths[one.delivery_id] = Truth(len(self.truths))
 
         self.run(several())

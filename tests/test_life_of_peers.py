@@ -19,6 +19,7 @@ from repowire import (
     config,
     daemon,
     deliveries,
+    intake,
     lifecycle,
     lives,
     names,
@@ -349,7 +350,7 @@ class LifeOfPeers(RuleBasedStateMachine):
     def send(self, peer_id):
         with self.mesh.change() as change:
             frame = {"type": "notify", "text": "hi"}
-            one = deliveries.queue(change, peer_id, frame, expires_at=change.now + 9e9, most=1000)
+            one = intake.queue(change, peer_id, frame, expires_at=change.now + 9e9, most=1000)
         self.owners[peer_id].mail.append(one.delivery_id)
         self.sent.append(one.delivery_id)
 

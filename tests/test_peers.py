@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from repowire import callers, claims, deliveries, lives, names, peers, presence
+from repowire import callers, claims, deliveries, intake, lives, names, peers, presence
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -22,7 +22,7 @@ def go(mesh, peer, word="offline"):
 def leave_mail(mesh, peer):
     with mesh.change() as change:
         frame = {"type": "notify", "text": "hi"}
-        deliveries.queue(change, peer.peer_id, frame, expires_at=change.now + 9e9, most=100)
+        intake.queue(change, peer.peer_id, frame, expires_at=change.now + 9e9, most=100)
 
 
 def refusal_of(mesh, name, circle=None):

@@ -6,7 +6,7 @@ import os
 import pytest
 from conftest import until_async
 
-from repowire import asks, claims, deliveries, lives, peers, presence, replies, succession
+from repowire import asks, claims, deliveries, intake, lives, peers, presence, replies, succession
 from repowire.claims import Claim
 from repowire.deliveries import Delivery
 
@@ -30,7 +30,7 @@ def ask(mesh, sender, to, text="ready?"):
 def note(mesh, to, text, sender=None):
     with mesh.change() as change:
         frame = {"type": "notify", "from_peer": "x", "to_peer": "old", "text": text}
-        return deliveries.queue(change, to, frame, from_peer_id=sender, expires_at=change.now + 9e9, most=1000)
+        return intake.queue(change, to, frame, from_peer_id=sender, expires_at=change.now + 9e9, most=1000)
 
 
 def retire(mesh, peer):

@@ -1,0 +1,179 @@
+"""Intake: how a message comes into a mailbox, or straight through the open door of its peer."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from repowire import deliveries
+from repowire.clock import new_id
+from repowire.deliveries import WINDOW, Delivery
+from repowire.doors import Door
+from repowire.errors import Refusal, too_many
+from repowire.frames import encode, packed
+from repowire.mesh import Change
+from repowire.protocol import HELD, HELD_BY_USER, LEASED, QUEUED
+
+_INSERT = f"INSERT INTO deliveries VALUES ({', '.join('?' * len(Delivery._fields))})"
+
+
+def queue(
+    change: Change,
+    peer_id: str,
+    frame: dict[str, Any],
+    *,
+    trace: str | None = None,
+    from_peer_id: str | None = None,
+    expires_at: float,
+    most: int,
+    notice: bool = False,
+) -> Delivery:
+    """Put a frame into a mailbox, behind what is there; 429 `queue_full` when `most` wait already.
+
+    Where a door is open and nothing waits before it, the message is leased at once and goes straight through. When it
+    dies its sender is told, save of a `notice`, which tells of another one itself.
+    """
+    delivery = _drafted(
+        change,
+        peer_id,
+        frame["type"],
+        encode(frame),
+        trace=trace,
+        from_peer_id=from_peer_id,
+        expires_at=expires_at,
+        most=most,
+        told_at=change.now if notice else None,
+    )
+    change.db.execute(_INSERT, _stored(delivery))
+    _put(change, (delivery,))
+    return delivery
+
+
+def queue_all(
+    change: Change,
+    peer_ids: Iterable[str],
+    frame: dict[str, Any],
+    *,
+    trace: str,
+    from_peer_id: str | None,
+    expires_at: float,
+    most: int,
+) -> tuple[list[Delivery], list[tuple[str, Refusal]]]:
+    """`queue` of one frame for several: their deliveries, and whose mailbox refused it. One statement for them all."""
+    text = encode(frame)
+    made: list[Delivery] = []
+    refused: list[tuple[str, Refusal]] = []
+    for peer_id in peer_ids:
+        try:
+            made.append(
+                _drafted(
+                    change,
+                    peer_id,
+                    frame["type"],
+                    text,
+                    trace=trace,
+                    from_peer_id=from_peer_id,
+                    expires_at=expires_at,
+                    most=most,
+                    told_at=None,
+                )
+            )
+        except Refusal as refusal:
+            refused.append((peer_id, refusal))
+    change.db.executemany(_INSERT, map(_stored, made))
+    _put(change, made)
+    return made, refused
+
+
+def _drafted(
+    change: Change,
+    peer_id: str,
+    kind: str,
+    text: str,
+    *,
+    trace: str | None,
+    from_peer_id: str | None,
+    expires_at: float,
+    most: int,
+    told_at: float | None,
+) -> Delivery:
+    """The row that is to be: leased where the door stands open, else queued; 429 when the mailbox is full."""
+    door, locked = change.mesh.doors.of(peer_id), peer_id in change.mesh.doors.locked
+    straight = door is not None and not locked and door.straight(WINDOW)
+    if not straight and deliveries.depth(change.db, peer_id) >= most:
+        raise too_many(
+            "queue_full",
+            f"{most} messages wait for this peer already; try again when it has read some",
+            peer_id=peer_id,
+            limit=most,
+        )
+    delivery_id = new_id("ask-delivery" if kind == "ask" else "notif-delivery")
+    return Delivery(
+        seq=0,
+        delivery_id=delivery_id,
+        peer_id=peer_id,
+        kind=kind,
+        trace=trace or delivery_id,
+        from_peer_id=from_peer_id,
+        frame=text,
+        state=LEASED if straight else HELD if locked else QUEUED,
+        reason=HELD_BY_USER if locked else None if door else "recipient_offline",
+        created_at=change.now,
+        expires_at=expires_at,
+        leased_by=door.holder if door and straight else None,
+        leased_at=change.now if straight else None,
+        attempts=int(straight),
+        handed_at=None,
+        seen_at=None,
+        closed_at=None,
+        told_at=told_at,
+    )
+
+
+def _put(change: Change, made: Sequence[Delivery]) -> None:
+    """Into the peers' doors, where they are open: the message itself after the commit, or word that it waits."""
+    straight = []
+    for delivery in made:
+        door = change.mesh.doors.of(delivery.peer_id)
+        if door is None:
+            continue
+        if delivery.state == LEASED:
+            straight.append((door, delivery))
+            # published hooks receipt no broadcast
+            if door.remembers or (door.receipts and delivery.kind != "broadcast"):
+                door.in_flight[delivery.delivery_id] = delivery.trace
+        else:
+            door.clear = False  # at once: what comes in the same turn queues behind it
+            change.after(door.mail)
+    if straight:
+        change.after(partial(_put_straight, straight))
+
+
+def _put_straight(straight: list[tuple[Door, Delivery]]) -> None:
+    for door, delivery in straight:
+        door.put(delivery)
+
+
+def straight_by(delivery: Delivery) -> str | None:
+    """Who was given a new message at once, as its event says it: of a plain socket that it was one, which is enough."""
+    by = delivery.leased_by
+    return "socket" if by is not None and by.startswith("socket:") else by
+
+
+def tell(change: Change, delivery: Delivery, *, leased: bool = False) -> None:
+    """How a new message stands: that it waits, or, where no other event says so, that it was `leased` at once.
+
+    To be told after the event that the message came of, since a trace is read in that order.
+    """
+    if delivery.state == QUEUED and delivery.reason is not None:
+        deliveries.say(change, "queued", delivery, delivery.reason)
+    elif delivery.state == HELD:
+        deliveries.say(change, "held", delivery, delivery.reason)
+    elif delivery.state == LEASED and leased:
+        deliveries.say(change, "leased", delivery, by=delivery.leased_by)
+
+
+def _stored(delivery: Delivery) -> tuple[Any, ...]:
+    """The row to insert: a trace of its own is empty, and the frame is short."""
+    _, delivery_id, peer_id, kind, trace, from_peer_id, frame, *rest = delivery
+    own = trace == delivery_id
+    return (None, delivery_id, peer_id, kind, "" if own else trace, from_peer_id, packed(frame, trace), *rest)
