@@ -40,6 +40,8 @@ class Order(NamedTuple):
     circle: str = DEFAULT_CIRCLE
     role: str = "agent"
     name: str | None = None
+    session: str | None = None  # the runtime's, that it goes on with, and its file
+    transcript: str | None = None
 
     @property
     def line(self) -> str:
@@ -116,6 +118,11 @@ def allowed_folder(config: Config, path: str) -> Folder:
     if "\0" in path or not os.path.isabs(os.path.expanduser(path)):
         raise invalid("path", "must be an absolute path")
     real = os.path.realpath(os.path.expanduser(path))
+    try:
+        real.encode()
+    except UnicodeEncodeError:
+        shown = real.encode("utf-8", "replace").decode()
+        raise invalid("path", f"leads to {shown}, whose name is no UTF-8: rename that folder") from None
     roots = [os.path.realpath(os.path.expanduser(root)) for root in config.spawn.allowed_paths]
     if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
         raise forbidden(
@@ -179,6 +186,11 @@ async def _path(config: Config, shell: LoginShell) -> str:
 
 
 def _program(word: str, path: str) -> str | None:
-    """Where a program lies; a path in the command must be absolute, since nobody knows where it would begin."""
+    """Where a program lies; a path in the command must be absolute, since nobody knows where it would begin.
+
+    So must a folder of the PATH: it is entered before the program is run, and a project may hold what is called so.
+    """
     word = os.path.expanduser(word)
-    return None if "/" in word and not os.path.isabs(word) else shutil.which(word, path=path)
+    if "/" in word:
+        return shutil.which(word) if os.path.isabs(word) else None
+    return shutil.which(word, path=os.pathsep.join(filter(os.path.isabs, path.split(os.pathsep))))

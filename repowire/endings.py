@@ -94,11 +94,8 @@ async def kill(mesh: Mesh, starts: Starts, peer: Peer) -> bool | None:
     """
     if peer.role == HUMAN:
         raise conflict("human", f"{peer.display_name} is a person and no agent that ends", peer_id=peer.peer_id)
-    spawn.busy(starts, peer, "ended")
-    try:
+    with spawn.busy(starts, peer, "ended"):
         return await _kill(mesh, peer)
-    finally:
-        del starts.busy[peer.peer_id]
 
 
 async def _kill(mesh: Mesh, peer: Peer) -> bool | None:

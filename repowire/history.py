@@ -348,7 +348,7 @@ def place_of(text: str) -> Place:
         at, session, offset = json.loads(base64.urlsafe_b64decode(text.encode()).decode())
         if isinstance(offset, int) and 0 <= offset < 2**62 and all(isinstance(x, str | None) for x in (at, session)):
             return Place(at, session, offset)
-    except (ValueError, binascii.Error, TypeError):
+    except (ValueError, binascii.Error, TypeError, RecursionError):
         pass
     raise invalid("before", "must be the `next_before` of an earlier page")
 

@@ -191,6 +191,12 @@ def by_session(db: Connection, session: str, backend: str) -> Peer | None:
     return _peer(rows.fetchone())
 
 
+def in_runtime_session(db: Connection, session: str, backend: str) -> list[Peer]:
+    """All that live or lived in it last, hidden ones too: who was taken off the list may live yet."""
+    rows = db.execute("SELECT * FROM peers WHERE session = ? AND backend = ?", (session, backend))
+    return [Peer(*row) for row in rows]
+
+
 def at_path(db: Connection, backend: str, path: str | None) -> list[Peer]:
     """All of a backend that work, or worked, in a folder, the newest first."""
     rows = db.execute("SELECT * FROM peers WHERE path IS ? AND backend = ? ORDER BY seq DESC", (path, backend))

@@ -46,7 +46,7 @@ OF_A_KIND = (*SESSION_KEYS, "repowire_cli_fallback", "capabilities", "model_deta
 # -- rules ---------------------------------------------------------------------
 
 
-async def restart_order(mesh: Mesh, starts: Starts, peer: Peer, resume: Resume) -> Order:
+async def restart_order(mesh: Mesh, starts: Starts, peer: Peer, resume: Resume, transcript: str | None) -> Order:
     """What goes on with the peer's session: its command and its profile, if the config still has them."""
     if peer.path is None:
         raise conflict("missing_path", f"where {peer.display_name} works is not known", peer_id=peer.peer_id)
@@ -60,6 +60,8 @@ async def restart_order(mesh: Mesh, starts: Starts, peer: Peer, resume: Resume) 
         command=None if by_kind or known is None else known.command,
         profile=known.profile if known else None,
         more=resume.arguments,
+        session=resume.session,
+        transcript=transcript,
         circle=peer.circle,
         role=peer.role,
         name=peer.display_name,
@@ -159,6 +161,35 @@ def become(change: Change, peer: Peer, backend: str, session: Session | None) ->
     change.record("peer.changed", peer_id=peer.peer_id, backend=backend)
 
 
+async def switched(mesh: Mesh, starts: Starts, peer: Peer, backend: str) -> tuple[Started, Order]:
+    """Start another kind of agent in its place, where nothing is in the way of that."""
+    if peer.backend == backend:
+        raise conflict("same_backend", f"{peer.display_name} is {backend} already", peer_id=peer.peer_id)
+    if peer.path is None:
+        raise conflict("missing_path", f"where {peer.display_name} works is not known", peer_id=peer.peer_id)
+    pane = endings.owned(mesh, peer)
+    if waiting := asks.list_open(mesh.db.conn, peer.peer_id, "inbound", 50):
+        raise conflict(
+            "in_flight_asks",
+            f"{peer.display_name} has {len(waiting)} open asks, which another kind of agent has not read: have them"
+            " answered or declined first",
+            peer_id=peer.peer_id,
+            open_asks=[one.correlation_id for one in waiting],
+        )
+    order = await order_of(
+        mesh.config,
+        starts.shell,
+        path=peer.path,
+        backend=backend,
+        command=None,
+        profile=None,
+        circle=peer.circle,
+        role=peer.role,
+        name=peer.display_name,
+    )
+    return await again_in_its_pane(mesh, starts, peer, pane, order), order
+
+
 # -- wire ----------------------------------------------------------------------
 
 
@@ -169,23 +200,18 @@ async def post_restart(request: web.Request) -> web.Response:
     dry_run, message = body.flag("dry_run"), body.optional_text("message", max_chars=MAX_TEXT_CHARS)
     peer = endings.target(mesh, request, request.match_info["name"], circle, from_peer)
     check_here(peer)
-    spawn.check_idle(starts, peer)
-    session, transcript = resumption.place_of(mesh, peer)
-    resume = resumption.resume_of(peer.backend, session, transcript)
-    pane = endings.owned(mesh, peer)
-    if resume.why_not is not None:
-        raise unresumable(peer, resume, resume.why_not)
-    order = await restart_order(mesh, starts, peer, resume)
-    await check_unheld(mesh, peer, resume, transcript, peer.agent_pid)
-    if not dry_run:
-        by = spawn.sender(mesh, request)
-        spawn.busy(starts, peer, "restarted")
-        try:
-            started = await again_in_its_pane(mesh, starts, peer, pane, order)
-        finally:
-            del starts.busy[peer.peer_id]
-        peer = started.peer
-        spawn.tell(mesh, by, peer, message)
+    with spawn.busy(starts, peer, "restarted"):
+        session, transcript = resumption.place_of(mesh, peer)
+        resume = resumption.resume_of(peer.backend, session, transcript)
+        pane = endings.owned(mesh, peer)
+        if resume.why_not is not None:
+            raise unresumable(peer, resume, resume.why_not)
+        order = await restart_order(mesh, starts, peer, resume, transcript)
+        await check_unheld(mesh, peer, resume, transcript, peer.agent_pid)
+        if not dry_run:
+            by = spawn.sender(mesh, request)
+            peer = (await again_in_its_pane(mesh, starts, peer, pane, order)).peer
+            spawn.tell(mesh, by, peer, message)
     return wire.reply(
         {
             "ok": True,
@@ -213,36 +239,8 @@ async def post_switch(request: web.Request) -> web.Response:
         raise invalid("new_backend", "is required")
     peer = endings.target(mesh, request, request.match_info["name"], request.query.get("circle"), None)
     check_here(peer)
-    spawn.check_idle(starts, peer)
-    if peer.backend == backend:
-        raise conflict("same_backend", f"{peer.display_name} is {backend} already", peer_id=peer.peer_id)
-    if peer.path is None:
-        raise conflict("missing_path", f"where {peer.display_name} works is not known", peer_id=peer.peer_id)
-    pane = endings.owned(mesh, peer)
-    if waiting := asks.list_open(mesh.db.conn, peer.peer_id, "inbound", 50):
-        raise conflict(
-            "in_flight_asks",
-            f"{peer.display_name} has {len(waiting)} open asks, which another kind of agent has not read: have them"
-            " answered or declined first",
-            peer_id=peer.peer_id,
-            open_asks=[one.correlation_id for one in waiting],
-        )
-    order = await order_of(
-        mesh.config,
-        starts.shell,
-        path=peer.path,
-        backend=backend,
-        command=None,
-        profile=None,
-        circle=peer.circle,
-        role=peer.role,
-        name=peer.display_name,
-    )
-    spawn.busy(starts, peer, "switched")
-    try:
-        started = await again_in_its_pane(mesh, starts, peer, pane, order)
-    finally:
-        del starts.busy[peer.peer_id]
+    with spawn.busy(starts, peer, "switched"):
+        started, order = await switched(mesh, starts, peer, backend)
     return wire.reply(
         {
             "ok": True,
@@ -353,7 +351,9 @@ async def post_session_resume(request: web.Request) -> web.Response:
         raise _conflict("active_executor", f"{peer.display_name} lives in this session: notify it instead", **facts)
     if status != "resume_available":
         raise _conflict("resume_unavailable", words, **facts, resume_warning=resume.warning)
-    started = await _resumed(request, mesh, starts, binding, peer, resume, profile)
+    check_here(peer)
+    with spawn.busy(starts, peer, "resumed"):
+        started = await _resumed(mesh, starts, binding, peer, resume, profile)
     spawn.tell(mesh, spawn.sender(mesh, request), started.peer, message)
     return wire.reply(
         {
@@ -380,16 +380,9 @@ def _standing(peer: Peer, resume: Resume, *, active: bool) -> tuple[str, str]:
 
 
 async def _resumed(
-    request: web.Request,
-    mesh: Mesh,
-    starts: Starts,
-    binding: Binding,
-    peer: Peer,
-    resume: Resume,
-    profile: str | None,
+    mesh: Mesh, starts: Starts, binding: Binding, peer: Peer, resume: Resume, profile: str | None
 ) -> Started:
     """Start an agent on the session: as the peer that lived in it, unless that lives in another one by now."""
-    check_here(peer)
     elsewhere = presence.of(mesh.db.conn, peer.peer_id) != presence.OFFLINE or resumption.lives(mesh, peer)
     assert peer.path is not None
     order = await order_of(
@@ -400,18 +393,16 @@ async def _resumed(
         command=None,
         profile=profile,
         more=resume.arguments,
+        session=binding.session,
+        transcript=binding.transcript,
         circle=peer.circle,
         role=peer.role,
         name=None if elsewhere else peer.display_name,
     )
     await check_unheld(mesh, peer, resume, binding.transcript, None)
-    spawn.busy(starts, peer, "resumed")
-    try:
-        if not elsewhere and (last := sessions.find(mesh.db.conn, peer.peer_id)) is not None:
-            await hooks.settle_last_life(mesh, peer.peer_id, last)
-        return await spawn.start(mesh, starts, order, again=None if elsewhere else peer)
-    finally:
-        del starts.busy[peer.peer_id]
+    if not elsewhere and (last := sessions.find(mesh.db.conn, peer.peer_id)) is not None:
+        await hooks.settle_last_life(mesh, peer.peer_id, last)
+    return await spawn.start(mesh, starts, order, again=None if elsewhere else peer)
 
 
 ROUTES = [

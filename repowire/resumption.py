@@ -33,6 +33,8 @@ def resume_of(backend: str, session: str | None, transcript: str | None) -> Resu
         return Resume(session, [], f"{backend} cannot be resumed by a session's id")
     if session is None:
         return Resume(None, [], "its runtime session is not known: its hooks have not spoken yet")
+    if not runs.SESSION.fullmatch(session):  # whoever registered it chose these letters
+        return Resume(session, [], "what it calls its session is no session's id: letters, digits, _ and - alone")
     if transcript is None:
         return Resume(session, run.resumed(session), warning="whether the session can be found is the agent's to say")
     try:
@@ -48,8 +50,8 @@ async def holders(mesh: Mesh, backend: str, session: str, transcript: str | None
     """The processes that live in a session, `without` one that is about to end."""
     found = {
         peer.agent_pid
-        for peer in peers.listed(mesh.db.conn)
-        if peer.session == session and peer.backend == backend and lives(mesh, peer) and peer.agent_pid is not None
+        for peer in peers.in_runtime_session(mesh.db.conn, session, backend)
+        if peer.agent_pid is not None and lives(mesh, peer)
     }
     folder = claude.config_dir(transcript) if backend == "claude-code" else None
     if folder is not None:

@@ -8,10 +8,10 @@ for a moment: what ends at once has failed, is told with what its pane showed, a
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -189,6 +189,10 @@ def own(change: Change, spawn_id: str, peer: Peer, owned: Owned) -> None:
 def admit(change: Change, mesh: Mesh, order: Order, opened: Opened, owned: Owned, again: Peer | None) -> Peer:
     """The peer of a pane that is about to run its agent: a new one, or the one that was."""
     proved = peers.load(change.db, again.peer_id) if again else None  # as it is since its last agent ended
+    metadata: dict[str, Any] = {} if runs.RUNS[order.backend].tells else {"repowire_cli_fallback": True}
+    goes_on = {"session": order.session, "transcript": order.transcript} if order.session else {}
+    if order.session:  # nobody else may go on with it from now on, whether it says of itself which it lives in or not
+        metadata["hook_session_id"] = order.session
     claim = Claim(
         name=order.name,
         backend=order.backend,
@@ -201,11 +205,12 @@ def admit(change: Change, mesh: Mesh, order: Order, opened: Opened, owned: Owned
         agent_pid=owned.pid,
         agent_started=owned.started,
         turn_state="pending_first_turn",
-        metadata={} if runs.RUNS[order.backend].tells else {"repowire_cli_fallback": True},
+        metadata=metadata,
     )
     peer, _ = claims.register(change, claim, circles=mesh.config.mesh.circles, connected=True, proved=proved)
     place = {"tmux": owned.server.socket, "server_pid": owned.server.pid, "server_started": owned.server.started}
-    sessions.bind(change, peer.peer_id, **place, pane_id=owned.pane_id, inbox=None, inbox_token=None, registry=None)
+    ways = {"pane_id": owned.pane_id, "inbox": None, "inbox_token": None, "registry": None}
+    sessions.bind(change, peer.peer_id, **place, **ways, **goes_on)
     return peer
 
 
@@ -281,17 +286,20 @@ def _warnings(starts: Starts) -> list[str]:
     return [f"the PATH is the daemon's own: {starts.shell.trouble}"] if starts.shell.trouble else []
 
 
-def busy(starts: Starts, peer: Peer, what: str) -> None:
-    """Have the peer to oneself, until `busy` has it no more; 409 where something is being done to it already."""
-    check_idle(starts, peer)
-    starts.busy[peer.peer_id] = what
+@contextmanager
+def busy(starts: Starts, peer: Peer, what: str) -> Iterator[None]:
+    """Have the peer to oneself; 409 where something is being done to it already.
 
-
-def check_idle(starts: Starts, peer: Peer) -> None:
-    """409 where something is being done to the peer."""
+    To be begun before the first wait: what was seen of the peer must still be so when it is ended or started.
+    """
     if (does := starts.busy.get(peer.peer_id)) is not None:
         error = {"switched": "switch_in_progress"}.get(does, "restart_in_progress")
         raise conflict(error, f"{peer.display_name} is being {does} just now: try again", peer_id=peer.peer_id)
+    starts.busy[peer.peer_id] = what
+    try:
+        yield
+    finally:
+        del starts.busy[peer.peer_id]
 
 
 # -- loop ------------------------------------------------------------------------

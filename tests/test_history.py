@@ -375,7 +375,9 @@ async def test_a_search_that_takes_too_long_says_that_it_is_not_all(
     assert told["degradation_message"]
 
 
-@pytest.mark.parametrize("before", ["", "x", "eyJhIjogMX0=", "W251bGwsIG51bGwsIC0xXQ==", "W251bGwsIDcsIDFd"])
+@pytest.mark.parametrize(
+    "before", ["", "x", "eyJhIjogMX0=", "W251bGwsIG51bGwsIC0xXQ==", "W251bGwsIDcsIDFd", "W1tb" * 1000]
+)
 async def test_a_cursor_that_is_none_of_ours_is_refused(api: Api, home: Path, before: str) -> None:
     peer_id = await peer(api, "claude-code")
     refused = await api.get(f"/peers/{peer_id}/transcript", before=before, expect=422)

@@ -3,6 +3,7 @@
 Facts of the versions that were run (Claude Code 2.1.330, codex 0.169, gemini-cli 0.61, opencode 1.18, pi 0.73).
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ RUNS = {
     "pi": Run(("pi",), ("--session",)),
     "antigravity": Run(("antigravity", "agy"), tells=False),
 }
+
+# What a session may be called that is put into a command line: no option, no path, and nothing to be searched for
+SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 # By these an agent knows that it runs inside another one; they are of whoever started the tmux server.
 OF_ANOTHER = (

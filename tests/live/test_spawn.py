@@ -241,6 +241,9 @@ def test_only_what_lies_in_an_allowed_folder_is_entered(yard: Yard) -> None:
     assert yard.spawn(path=f"{yard.work}/none", expect=404)["error"] == "path_not_found"
     assert yard.spawn(path=f"{yard.work}/loop", expect=404)["error"] == "path_not_found"
     assert yard.spawn(path=f"{yard.work}/file", expect=422)["field"] == "path"
+    os.mkdir(os.fsencode(yard.work) + b"/not-utf-8-\xff")
+    os.symlink(os.fsencode(yard.work) + b"/not-utf-8-\xff", yard.work / "odd")
+    assert "UTF-8" in yard.spawn(path=f"{yard.work}/odd", expect=422)["hint"]
     made = yard.spawn(path=f"{yard.work}/inner")
     assert yard.peers()[made["display_name"]]["path"] == str((yard.work / "app").resolve())
 
@@ -302,6 +305,21 @@ def test_a_program_that_is_not_there_is_told_before_a_window_is_opened(yard: Yar
     assert refused["error"] == "command_unavailable"
     assert "steady" in refused["hint"]
     assert str(yard.bin) in refused["searched"]
+
+
+def test_a_program_is_looked_for_in_no_folder_that_depends_on_where_one_is(yard: Yard) -> None:
+    """The project's own program of that name is not what the config means."""
+    yard.live.term()
+    yard.settings |= {"env_path": f".:{yard.bin}:relative", "commands": {"claude-code": "tool"}}
+    yard.program("tool", "echo the one that is meant\nexec cat")
+    for folder in (Path.cwd(), yard.work / "app"):
+        (folder / "tool").write_text("#!/bin/sh\necho the one of the project\nexec cat\n")
+        (folder / "tool").chmod(0o755)
+    try:
+        yard.start()
+        yard.shows(yard.spawn()["pane_id"], "the one that is meant")
+    finally:
+        Path("tool").unlink()
 
 
 def test_a_program_that_cannot_be_run_is_told(yard: Yard) -> None:
@@ -683,6 +701,68 @@ def test_a_session_that_another_process_lives_in_is_not_resumed_beside_it(yard: 
     refused = yard.live.post(f"/sessions/{session}/controls/resume", expect=409, dry_run=False)["detail"]
     assert (refused["error"], refused["hint"].split()[0]) == ("active_executor", "ben")
     assert yard.new_panes() == {ann.pane, other}
+
+
+@pytest.mark.parametrize("session", ["--dangerously-skip-permissions", "-c", "../s-1", "s 1", "s\n1"])
+def test_what_an_agent_calls_its_session_adds_no_words_to_its_command(yard: Yard, session: str) -> None:
+    ann = Settled(yard, session=session)
+    for dry_run in (True, False):
+        refused = ann.restart(dry_run=dry_run, expect=409)
+        assert (refused["error"], refused["runtime_session_id"]) == ("resume_unavailable", session)
+    assert not gone(ann.pid)
+    os.kill(ann.pid, signal.SIGKILL)
+    until(lambda: yard.peers()[ann.name]["status"] == "offline")
+    resume = f"/sessions/{session_of(yard, ann.peer_id)}/controls/resume"
+    assert yard.live.post(resume)["status"] == "binding_unavailable"
+    assert yard.live.post(resume, expect=409, dry_run=False)["detail"]["error"] == "resume_unavailable"
+
+
+def test_while_a_restart_looks_at_a_peer_nothing_else_is_done_to_it(yard: Yard) -> None:
+    """A login shell that takes its time lies between what it sees and what it does."""
+    begun, go = yard.live.folder / "begun", yard.live.folder / "go"
+    shell = yard.program("slow", f"touch {begun}\nwhile [ ! -e {go} ]; do sleep 0.05; done\nexit 1")
+    ann = Settled(yard)
+    yard.live.kill()
+    yard.settings |= {"login_shell_seconds": 10}
+    yard.live.environ["SHELL"] = str(shell)
+    yard.start()
+    until(lambda: yard.peers()[ann.name]["status"] == "online")
+    with ThreadPoolExecutor(1) as pool:
+        restart = pool.submit(yard.live.request, "POST", f"/peers/{ann.peer_id}/restart", body={})
+        until(begun.exists)
+        assert yard.kill(ann.peer_id, expect=409)["error"] == "restart_in_progress"
+        assert ann.restart(expect=409)["error"] == "restart_in_progress"
+        go.touch()
+        assert restart.result().status == 200
+    assert yard.new_panes() == {ann.pane}
+    yard.pids.append(yard.pid(ann.pane))
+
+
+@pytest.mark.parametrize("lives_on", [True, False])
+def test_an_older_session_that_is_gone_on_with_has_one_holder_whoever_tells_of_it(yard: Yard, lives_on: bool) -> None:
+    ann = Settled(yard, name="ann", backend="codex")
+    first = session_of(yard, ann.peer_id)
+    ann.say("s-2")
+    if not lives_on:
+        os.kill(ann.pid, signal.SIGKILL)
+        until(lambda: yard.peers()["ann"]["status"] == "offline")
+    resume = f"/sessions/{first}/controls/resume"
+    done = until(lambda: (got := yard.live.request("POST", resume, body={"dry_run": False})).status == 200 and got.json)
+    yard.pids.append(yard.pid(done["pane_id"]))
+    assert (done["executor_peer_id"] == ann.peer_id) is not lives_on
+    refused = yard.live.post(resume, expect=409, dry_run=False)["detail"]
+    assert refused["error"] == "active_executor"
+    told = yard.live.post(f"/peers/{done['executor_peer_id']}/restart", dry_run=True)
+    assert told["command"] == "stubborn --now resume s-1"
+
+
+def test_who_was_taken_off_the_list_and_lives_yet_holds_its_session(yard: Yard) -> None:
+    ann = Settled(yard, name="ann")
+    session = session_of(yard, ann.peer_id)
+    yard.live.request("DELETE", f"/peers/{ann.peer_id}")
+    refused = yard.live.post(f"/sessions/{session}/controls/resume", expect=409, dry_run=False)["detail"]
+    assert (refused["error"], refused["holders"]) == ("resume_unavailable", [ann.pid])
+    assert yard.new_panes() == {ann.pane}
 
 
 # -- another kind ----------------------------------------------------------------------
