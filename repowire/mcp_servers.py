@@ -5,11 +5,13 @@ is done anew. A change is for the agent's next start, as its own programs have i
 """
 
 import asyncio
+import errno
 import os
 import re
 import socket as host
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from aiohttp import web
 from repowire import callers, peers, sessions, wire
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.mcp_config import KINDS, CannotEdit, Kind, Place, Server, added, removed, servers
+from repowire.clock import Clock
 from repowire.config import sync_folder
 from repowire.errors import Refusal, conflict, invalid, malformed, not_found
 from repowire.mesh import MESH, Mesh
@@ -28,7 +31,8 @@ NOT_NAMES = ("__proto__", "constructor", "prototype")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 TYPES = ("stdio", "http", "sse")
 MOST_BYTES = 32 << 20
-TRIES = 5  # at a file that others write too
+TRIES, TRY_SECONDS = 50, 0.05  # at a file that others write too
+STALE_SECONDS = 10.0  # a lock that is older was left behind, as Claude Code has it
 MAX_CHARS, MOST_WORDS = 8192, 200
 
 # -- model ---------------------------------------------------------------------
@@ -39,6 +43,10 @@ class Config(NamedTuple):
 
     kind: Kind
     places: list[Place]
+
+
+class Locked(Exception):
+    """Another program changes the file just now."""
 
 
 class Editing:
@@ -53,14 +61,15 @@ EDITING = web.AppKey("editing", Editing)
 # -- rules ---------------------------------------------------------------------
 
 
-def config_of(mesh: Mesh, peer: Peer) -> Config:
+async def config_of(mesh: Mesh, peer: Peer) -> Config:
     """The configuration of a peer of this machine; 501 where its kind has none that we can edit, 409 elsewhere."""
     kind = KINDS.get(peer.backend)
     if kind is None:
         raise Refusal(501, "unsupported_backend", f"the MCP servers of {peer.backend} cannot be edited by repowire")
     row = sessions.find(mesh.db.conn, peer.peer_id)
     folder = claude.config_dir(row.transcript) if row is not None and peer.backend == "claude-code" else None
-    config = Config(kind, kind.places(folder, peer.path))
+    project = peer.path if peer.path and os.path.isabs(peer.path) else None
+    config = Config(kind, await asyncio.to_thread(kind.places, folder, project))
     here = host.gethostname()
     if peer.machine not in (None, "unknown", here):
         raise conflict(
@@ -145,22 +154,50 @@ def listed(config: Config) -> list[tuple[str, Server]]:
     return found
 
 
-def edit(place: Place, change: Callable[[str], str]) -> None:
-    """Change a file, whole and on the disk; its mode stays, a link too. 502 when it cannot be. For a thread."""
+async def edit(clock: Clock, place: Place, change: Callable[[str], str]) -> None:
+    """Change a file, whole and on the disk; its mode stays, a link too. 502 when it cannot be."""
     for _ in range(TRIES):
-        before = read(place)
-        try:
-            after = change(before)
-        except CannotEdit as why:
-            raise _unusable(place, f"{why}; it was not touched") from None
-        except RecursionError:  # it can be read, but what is compared goes deeper
-            raise _unusable(place, "nested too deeply; it was not touched") from None
-        try:
-            if _replaced(place, before, after):
-                return
-        except OSError as error:
-            raise _unusable(place, f"cannot be written: {error.strerror}") from None
+        if await asyncio.to_thread(_edited, place, change, clock.now()):
+            return
+        await clock.sleep(TRY_SECONDS)
     raise _unusable(place, "is being changed by another program: try again")
+
+
+def _edited(place: Place, change: Callable[[str], str], now: float) -> bool:
+    """Change it while nobody else does; False where somebody does."""
+    try:
+        with _locked(place, now):
+            before = read(place)
+            return _replaced(place, before, change(before))
+    except Locked:
+        return False
+    except CannotEdit as why:
+        raise _unusable(place, f"{why}; it was not touched") from None
+    except RecursionError:  # it can be read, but what is compared goes deeper
+        raise _unusable(place, "nested too deeply; it was not touched") from None
+    except OSError as error:
+        raise _unusable(place, f"cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _locked(place: Place, now: float) -> Iterator[None]:
+    """Hold the lock of the agent's own programs, where they have one. Raises Locked while one of them holds it."""
+    if place.lock is None:
+        yield
+        return
+    os.makedirs(os.path.dirname(place.lock), mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(place.lock)
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if now - os.stat(place.lock).st_mtime > STALE_SECONDS:
+                os.rmdir(place.lock)
+        raise Locked from None
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):  # taken for left behind
+            os.rmdir(place.lock)
 
 
 def _replaced(place: Place, before: str, after: str) -> bool:
@@ -169,6 +206,8 @@ def _replaced(place: Place, before: str, after: str) -> bool:
     folder = os.path.dirname(target)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.exists(target) else 0o600
+    if not mode & stat.S_IWUSR:
+        raise PermissionError(errno.EACCES, "it is read-only")
     fresh = os.path.join(folder, f".{os.path.basename(target)}.repowire-{os.getpid()}-{os.urandom(4).hex()}")
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -195,12 +234,12 @@ def _unusable(place: Place, why: str) -> Refusal:
 # -- wire ----------------------------------------------------------------------
 
 
-def _asked(request: web.Request) -> tuple[Peer, Config]:
+async def _asked(request: web.Request) -> tuple[Peer, Config]:
     """Whose configuration it is; 403 for another agent's."""
     mesh = request.app[MESH]
     peer = peers.resolve(mesh.db.conn, request.match_info["name"], request.query.get("circle"))
     callers.may_read(mesh, request, peer)
-    return peer, config_of(mesh, peer)
+    return peer, await config_of(mesh, peer)
 
 
 def _shown(scope: str, server: Server) -> dict[str, Any]:
@@ -231,6 +270,9 @@ def _server(body: wire.Body, kind: Kind) -> Server:
         raise invalid("args", "must be a list of texts")
     if not all(isinstance(one, str) for one in env.values()):
         raise invalid("env", "must be an object of texts")
+    for field, texts in (("command", [command or ""]), ("args", args), ("env", env.values())):
+        if any("\0" in text for text in texts):
+            raise invalid(field, "must not contain a NUL character")
     _named(name)
     if wrong := [key for key in env if not VARIABLE.fullmatch(key)]:
         raise malformed(f"{wrong[0][:64]!r} is no name of an environment variable", field="env")
@@ -238,13 +280,13 @@ def _server(body: wire.Body, kind: Kind) -> Server:
         raise conflict("unsupported_type", f"this kind of agent takes {', '.join(kind.types)}", types=list(kind.types))
     if type_ == "stdio" and not command:
         raise invalid("command", "is required for a server of type stdio")
-    if type_ != "stdio" and not re.match(r"https?://[^\s]+$", url or ""):
+    if type_ != "stdio" and not re.fullmatch(r"https?://\S+", url or "", re.IGNORECASE):
         raise invalid("url", f"must be an http(s) address for a server of type {type_}")
     return Server(name, type_, command, tuple(args), url, env)
 
 
 async def get_servers(request: web.Request) -> web.Response:
-    peer, config = _asked(request)
+    peer, config = await _asked(request)
     found = await asyncio.to_thread(listed, config)
     return wire.reply(
         {"servers": [_shown(scope, one) for scope, one in found], "config_scope": scope_of(peer, config, "user")}
@@ -253,9 +295,11 @@ async def get_servers(request: web.Request) -> web.Response:
 
 async def post_server(request: web.Request) -> web.Response:
     body = await wire.read(request)
-    peer, config = _asked(request)
+    peer, config = await _asked(request)
     server = _server(body, config.kind)
     place = place_of(peer, config, request.query.get("scope", "user"))
+    if place.scope == "project" and not await asyncio.to_thread(os.path.isdir, peer.path or ""):
+        raise conflict("missing_path", f"there is no folder {peer.path} here", peer_id=peer.peer_id, path=peer.path)
 
     def change(text: str) -> str:
         if any(one.name == server.name for one in servers(config.kind, place, text)):
@@ -263,7 +307,7 @@ async def post_server(request: web.Request) -> web.Response:
         return added(config.kind, place, text, server)
 
     async with request.app[EDITING].turn:
-        await asyncio.to_thread(edit, place, change)
+        await edit(request.app[MESH].clock, place, change)
     request.app[MESH].announce(
         "mcp.changed", peer_id=peer.peer_id, server=server.name, scope=place.scope, change="added"
     )
@@ -271,7 +315,7 @@ async def post_server(request: web.Request) -> web.Response:
 
 
 async def delete_server(request: web.Request) -> web.Response:
-    peer, config = _asked(request)
+    peer, config = await _asked(request)
     name, scope = _named(request.match_info["server"]), request.query.get("scope")
     places = config.places if scope is None else [place_of(peer, config, scope)]
     found = await asyncio.to_thread(listed, Config(config.kind, places))
@@ -288,7 +332,7 @@ async def delete_server(request: web.Request) -> web.Response:
         return removed(config.kind, place, text, name)
 
     async with request.app[EDITING].turn:
-        await asyncio.to_thread(edit, place, change)
+        await edit(request.app[MESH].clock, place, change)
     request.app[MESH].announce("mcp.changed", peer_id=peer.peer_id, server=name, scope=place.scope, change="removed")
     return wire.reply({"ok": True, "config_scope": scope_of(peer, config, place.scope)})
 

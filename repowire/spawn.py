@@ -322,7 +322,7 @@ async def mend(mesh: Mesh, spawn: Spawn) -> None:
     owned = spawn.pane
     lives_on = owned is not None and mesh.procs.alive(owned.pid, owned.started)
     try:
-        for found in await tmux.find(spawn.tmux, spawn.spawn_id):
+        for found in await tmux.find(spawn.tmux, LAUNCHER.name, spawn.spawn_id):
             started = mesh.procs.started(found.server_pid)
             server = Server(spawn.tmux, found.server_pid, started or 0.0)
             if owned is not None and lives_on and (found.pane_id, found.pane_pid) == (owned.pane_id, owned.pid):

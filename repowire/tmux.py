@@ -245,13 +245,13 @@ def _opened(said: str) -> Opened | None:
     return Opened(facts[5], _number(facts[0]), facts[1], facts[2], facts[3], _number(facts[4]))
 
 
-async def find(socket: str, word: str) -> list[Found]:
-    """The panes whose command has this word in it, alive or dead; none where no server answers. Raises Hangs."""
+async def find(socket: str, *words: str) -> list[Found]:
+    """The panes whose command has these words in it, alive or dead; none where no server answers. Raises Hangs."""
     code, said, _ = await _call(socket, "list-panes", "-a", "-F", _FOUND)
     found = []
     for line in said.splitlines() if code == 0 else []:
         facts = line.split("|", 4)
-        if len(facts) == 5 and word in facts[4]:
+        if len(facts) == 5 and all(word in facts[4] for word in words):
             found.append(Found(_number(facts[0]), facts[1], _number(facts[2]), facts[3] not in ("", "0")))
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Api
+from conftest import Api, FakeClock, until_async
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +55,7 @@ FILES = {
     "gemini": (".gemini/settings.json", GEMINI),
     "opencode": (".config/opencode/opencode.json", OPENCODE),
 }
+LOCAL = {"scope": "local"}
 NEW = {"name": "files", "command": "npx", "args": ["-y", 'a "b" é'], "env": {"TOKEN": "hush"}}
 
 
@@ -186,6 +187,7 @@ async def test_what_is_refused_says_why_and_touches_nothing(ann: Api, home: Path
         ("codex", "model = "),
         ("codex", 'mcp_servers = { old = { command = "old" } }\n'),
         ("codex", "\ufeff\x00"),
+        ("codex", "[[mcp_servers]]\nname = 1\n"),
     ],
 )
 async def test_a_file_that_cannot_be_edited_alone_is_left_as_it_is(
@@ -229,6 +231,88 @@ async def test_many_at_once_are_all_there(ann: Api, home: Path) -> None:
     assert json.loads((home / ".claude.json").read_text())["theme"] == "dark"
 
 
+async def test_what_is_local_stands_where_claude_code_looks_for_it(ann: Api, home: Path, tmp_path: Path) -> None:
+    """By the root of the git repository, of a worktree by its main one's, as `claude mcp add --scope local` puts it."""
+    root, tree, module = tmp_path / "repo", tmp_path / "tree", tmp_path / "module"
+    for folder in (root / ".git/worktrees/tree", root / "deep/er", tree / "deep", module, tmp_path / "plain"):
+        folder.mkdir(parents=True)
+    (root / ".git/worktrees/tree/commondir").write_text("../..\n")
+    (tree / ".git").write_text(f"gitdir: {root}/.git/worktrees/tree\n")
+    (module / ".git").write_text("gitdir: ../repo/.git/modules/module\n")
+    (tmp_path / "link").symlink_to(root / "deep")
+    wanted = {root / "deep/er": root, tree / "deep": root, module: module, tmp_path / "link": root}
+    wanted[tmp_path / "plain"] = tmp_path / "plain"
+    for number, (folder, key) in enumerate(wanted.items()):
+        await ann.post("/peers", name=f"p{number}", path=str(folder))
+        told = await ann.request("POST", f"/peers/p{number}/mcp", json={**NEW, "name": f"s{number}"}, query=LOCAL)
+        assert told.status == 200
+        state = json.loads((home / ".claude.json").read_text())
+        assert f"s{number}" in state["projects"][str(key)]["mcpServers"]
+        assert f"s{number}" in names(await ann.get(f"/peers/p{number}/mcp"), "local")
+
+
+async def test_the_lock_of_claude_codes_own_programs_is_heeded_and_taken(
+    ann: Api, home: Path, clock: FakeClock
+) -> None:
+    file, lock = home / ".claude.json", home / ".claude.json.lock"
+    lock.mkdir()
+    os.utime(lock, (clock.now(), clock.now()))
+    before = file.read_bytes()
+    asked = asyncio.create_task(ann.post("/peers/ann-claude-code/mcp", **NEW))
+    for _ in range(20):
+        await _tried_again(clock, asked)
+    assert (asked.done(), file.read_bytes()) == (False, before)
+    lock.rmdir()
+    while not asked.done():
+        await _tried_again(clock, asked)
+    assert "files" in names(await ann.get("/peers/ann-claude-code/mcp"))
+    lock.mkdir()  # left behind by one that was killed
+    os.utime(lock, (clock.now() - 60, clock.now() - 60))
+    asked = asyncio.create_task(ann.delete("/peers/ann-claude-code/mcp/files"))
+    while not asked.done():
+        await _tried_again(clock, asked)
+    assert file.read_bytes() == before
+    assert not lock.exists()
+
+
+async def _tried_again(clock: FakeClock, asked: "asyncio.Task[Any]") -> None:
+    """Let it wait once for the lock, if it does."""
+    await until_async(lambda: clock.sleeping or asked.done())
+    clock.advance(mcp_servers.TRY_SECONDS)
+    await asyncio.sleep(0)
+
+
+async def test_a_file_that_was_made_read_only_stays_as_it_is(ann: Api, home: Path) -> None:
+    file = home / ".claude.json"
+    file.chmod(0o400)
+    refused = (await ann.post("/peers/ann-claude-code/mcp", **NEW, expect=502))["detail"]
+    assert (refused["error"], refused["hint"].split(": ")[-1]) == ("config_unusable", "it is read-only")
+    assert file.read_bytes() == CLAUDE.encode()
+
+
+async def test_no_folder_is_made_for_a_project_that_is_not_there(ann: Api, home: Path, tmp_path: Path) -> None:
+    await ann.post("/peers", name="gone", path=str(tmp_path / "gone"))
+    await ann.post("/peers", name="odd", path="some/where")
+    for name, error in (("gone", "missing_path"), ("odd", "unsupported_scope")):
+        refused = await ann.request("POST", f"/peers/{name}/mcp", json=NEW, query={"scope": "project"})
+        assert (refused.status, refused.json["detail"]["error"]) == (409, error)
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("server", "field"),
+    [
+        ({"command": "a\0b"}, "command"),
+        ({"command": "a", "args": ["b\0"]}, "args"),
+        ({"command": "a", "env": {"K": "\0"}}, "env"),
+        ({"type": "http", "url": "https://example.org/\n"}, "url"),
+    ],
+)
+async def test_what_no_program_could_be_given_is_refused(ann: Api, home: Path, server: Any, field: str) -> None:
+    refused = await ann.post("/peers/ann-claude-code/mcp", name="x", **server, expect=422)
+    assert refused["detail"]["field"] == field
+
+
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 entries = st.builds(
     Server,
@@ -262,11 +346,13 @@ def test_whatever_is_put_in_is_read_again_and_taken_out_without_a_trace(backend:
     ("backend", "text"),
     [("codex", "a = " + "[" * 5000 + "]" * 5000), ("claude-code", '{"a": ' + "[" * 900 + "]" * 900 + "}")],
 )
-def test_a_file_nested_too_deeply_is_refused_and_not_touched(tmp_path: Path, backend: str, text: str) -> None:
+async def test_a_file_nested_too_deeply_is_refused_and_not_touched(
+    tmp_path: Path, clock: FakeClock, backend: str, text: str
+) -> None:
     kind, file = KINDS[backend], tmp_path / "config"
     place = Place("user", str(file), ("mcp_servers" if kind.toml else "mcpServers",))
     file.write_text(text)
     with pytest.raises(Refusal) as refused:
-        mcp_servers.edit(place, lambda before: added(kind, place, before, Server("x", "stdio", "c")))
+        await mcp_servers.edit(clock, place, lambda before: added(kind, place, before, Server("x", "stdio", "c")))
     assert refused.value.status == 502
     assert file.read_text() == text

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from repowire.agents import json_text
+from repowire.agents import files, json_text
 from repowire.agents.json_text import NotJson
 
 BOM = "\ufeff"
@@ -39,12 +39,13 @@ class Place(NamedTuple):
     scope: str
     file: str
     keys: tuple[str, ...]
+    lock: str | None = None  # a folder that the agent's own programs make while they change the file, and take away
 
 
 class Kind(NamedTuple):
     """How one kind of agent keeps them; `places` takes its config folder (None: the usual one) and its project."""
 
-    places: Callable[[str | None, str | None], list[Place]]
+    places: Callable[[str | None, str | None], list[Place]]  # looks at the disk
     types: tuple[str, ...]
     encode: Callable[[Server], dict[str, Any]]
     decode: Callable[[str, Mapping[str, Any]], Server]
@@ -58,11 +59,34 @@ def _claude(folder: str | None, project: str | None) -> list[Place]:
     home = folder or os.environ.get("CLAUDE_CONFIG_DIR")
     usual = home is None or os.path.basename(home) == ".claude"
     main = os.path.join(os.path.dirname(home) if home and usual else home or os.path.expanduser("~"), ".claude.json")
-    found = [Place("user", main, ("mcpServers",))]
+    found = [Place("user", main, ("mcpServers",), f"{main}.lock")]
     if project is not None:
         found.append(Place("project", os.path.join(project, ".mcp.json"), ("mcpServers",)))
-        found.append(Place("local", main, ("projects", project, "mcpServers")))
+        found.append(Place("local", main, ("projects", _repository(project), "mcpServers"), f"{main}.lock"))
     return found
+
+
+def _repository(folder: str) -> str:
+    """What Claude Code calls the project of a folder: the root of its git repository, for a worktree its main one's."""
+    at = real = os.path.realpath(folder)
+    while at != os.path.dirname(at):
+        git = os.path.join(at, ".git")
+        if os.path.isdir(git):
+            return at
+        if os.path.isfile(git):
+            return _of_worktree(git) or at
+        at = os.path.dirname(at)
+    return real
+
+
+def _of_worktree(git: str) -> str | None:
+    """The root of the repository that a worktree's `.git` leads to; None for another kind, such as a submodule's."""
+    try:
+        inside = os.path.join(os.path.dirname(git), files.text_of(git).removeprefix("gitdir:").strip())
+        common = os.path.realpath(os.path.join(inside, files.text_of(os.path.join(inside, "commondir")).strip()))
+    except OSError:
+        return None
+    return os.path.dirname(common) if os.path.basename(common) == ".git" else None
 
 
 def _codex(folder: str | None, project: str | None) -> list[Place]:
@@ -193,8 +217,10 @@ def added(kind: Kind, place: Place, text: str, server: Server) -> str:
     after = _toml_with(text, server.name, entry) if kind.toml else _json_with(text, place.keys, server.name, entry)
     wanted = _deep_copy(before)
     inner = wanted
-    for key in place.keys:
+    for number, key in enumerate(place.keys):
         inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise CannotEdit(f"{'.'.join(place.keys[: number + 1])} is no object")
     inner[server.name] = entry
     return _same(kind, after, wanted)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -501,6 +502,26 @@ def test_a_daemon_killed_at_any_moment_of_a_start_leaves_no_ghost(yard: Yard) ->
                 peer = yard.live.get(f"/peers/by-pane/{pane.replace('%', '%25')}")
                 assert yard.kill(peer["peer_id"])["tmux_killed"] is True
             assert yard.new_panes() == set()
+
+
+def test_what_a_start_left_behind_is_told_from_a_pane_that_only_speaks_of_it(yard: Yard) -> None:
+    """A user may look for a start by its id, in a pane of his own, while the daemon is down."""
+    yard.live.term()
+    yard.settings["settle_seconds"] = 30
+    yard.start()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(request, yard)
+        until(lambda: [pane for pane in yard.new_panes() if "I am" in yard.tmux.screen(pane)])
+        yard.live.kill()
+        asked.result()
+    (pane,) = yard.new_panes()
+    yard.pids.append(yard.pid(pane))
+    command = yard.tmux.run("display-message", "-p", "-t", pane, "#{pane_start_command}")
+    spawn_id = re.findall(r"spawn-[0-9a-f]+", command)[0]
+    his = yard.tmux.window(f"sh -c 'echo {spawn_id}; exec cat'")
+    yard.start()
+    until(lambda: rows(yard) == [[pane, "running", 0]])
+    assert yard.new_panes() == {pane, his}
 
 
 def request(yard: Yard) -> None:
