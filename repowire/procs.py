@@ -111,6 +111,10 @@ class Procs:
         """Its command line, as well as the system tells; empty when it is gone or not ours."""
         return _arguments(pid) if 0 < pid <= MOST else []
 
+    def opens(self, pid: int, path: str) -> bool:
+        """Whether it has that very file open; False where the system does not tell. For a thread."""
+        return 0 < pid <= MOST and _opens(pid, path)
+
     def stopped(self, pid: int) -> bool:
         """Whether it stands still until somebody lets it go on (Ctrl-Z, SIGSTOP)."""
         return 0 < pid <= MOST and _stopped(pid)
@@ -185,6 +189,18 @@ if sys.platform == "linux":
                 return file.read(65_536).decode("utf-8", "replace").rstrip("\0").split("\0")
         except OSError:
             return []
+
+    def _opens(pid: int, path: str) -> bool:
+        try:
+            wanted, folder = os.stat(path), f"/proc/{pid:d}/fd"
+            names = os.listdir(folder)
+        except (OSError, ValueError):
+            return False
+        for name in names:
+            with suppress(OSError):  # it was closed meanwhile
+                if os.path.samestat(os.stat(f"{folder}/{name}"), wanted):
+                    return True
+        return False
 
     def _stopped(pid: int) -> bool:
         try:
@@ -270,6 +286,9 @@ else:
         if len(fields) < 3 or fields[1].startswith("Z"):
             return None
         return int(fields[0]), time.mktime(time.strptime(fields[2].strip(), "%a %b %d %H:%M:%S %Y"))
+
+    def _opens(pid: int, path: str) -> bool:
+        return False  # only lsof tells, in some hundred milliseconds a process
 
     def _stopped(pid: int) -> bool:
         return _told(pid, "state=").startswith("T")

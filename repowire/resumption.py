@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from repowire import peers, sessions
+from repowire import agents, peers, sessions
 from repowire.agents import claude_code_hooks as claude
-from repowire.agents import runs
+from repowire.agents import files, runs
+from repowire.agents.turns import READERS
 from repowire.mesh import Mesh
 from repowire.peers import Peer
+from repowire.procs import Process, Procs
 
 
 class Resume(NamedTuple):
@@ -47,18 +49,45 @@ def resume_of(backend: str, session: str | None, transcript: str | None) -> Resu
 
 
 async def holders(mesh: Mesh, backend: str, session: str, transcript: str | None, without: int | None) -> list[int]:
-    """The processes that live in a session, `without` one that is about to end."""
+    """The processes that live in a session, but for one that is about to end and what that started."""
     found = {
         peer.agent_pid
         for peer in peers.in_runtime_session(mesh.db.conn, session, backend)
         if peer.agent_pid is not None and lives(mesh, peer)
     }
-    folder = claude.config_dir(transcript) if backend == "claude-code" else None
-    if folder is not None:
-        told = await asyncio.to_thread(_registered, Path(folder, "sessions"), session)
-        # a file outlives the process that was killed, and its number may be another program's by now
-        found |= {pid for pid in told if mesh.procs.started(pid) is not None and _is_claude(mesh, pid)}
-    return sorted(found - {without})
+    moved_on = {peer.agent_pid for peer in peers.listed(mesh.db.conn) if peer.session not in (None, session)}
+    found |= await asyncio.to_thread(_unknown, mesh.procs, backend, session, transcript) - moved_on
+    of_its_own = {pid for pid in found if without is not None and without in map(_pid, mesh.procs.ancestors(pid))}
+    return sorted(found - of_its_own)
+
+
+def _pid(process: Process) -> int:
+    return process[0]
+
+
+def _unknown(procs: Procs, backend: str, session: str, transcript: str | None) -> set[int]:
+    """Those that any program shows: by the runtime's registry, its command line, or its open transcript. For a thread.
+
+    A command line is no word against the registry: an agent that was started on a session may have gone to another.
+    """
+    if transcript is None and backend in READERS:
+        transcript = READERS[backend].find(session, None)
+    said = _registered(Path(claude.config_dir(transcript) or claude.usual_dir(), "sessions"))
+    found = set()
+    for pid, running in procs.all().items():
+        if backend == "claude-code" and pid in said:
+            # a file outlives the process that was killed, and its number may be another program's by now
+            holds = said[pid] == session and running.name in claude.PROGRAMS
+        elif agents.backend_of(running.name) == backend or agents.runs_scripts(running.name):
+            words = procs.arguments(pid)
+            holds = agents.backend_of(running.name, words) == backend and (
+                session in words or (transcript is not None and procs.opens(pid, transcript))
+            )
+        else:
+            holds = False
+        if holds:
+            found.add(pid)
+    return found
 
 
 def lives(mesh: Mesh, peer: Peer) -> bool:
@@ -70,20 +99,16 @@ def lives(mesh: Mesh, peer: Peer) -> bool:
     )
 
 
-def _is_claude(mesh: Mesh, pid: int) -> bool:
-    return mesh.procs.name(pid) in claude.PROGRAMS
-
-
-def _registered(folder: Path, session: str) -> list[int]:
-    """The processes whose registry file names the session."""
-    found = []
+def _registered(folder: Path) -> dict[int, str]:
+    """The sessions that the registry files name, by process."""
+    found = {}
     for file in folder.glob("*.json") if folder.is_dir() else ():
         try:
-            said = json.loads(file.read_bytes())
-        except (OSError, ValueError):
+            said = json.loads(files.text_of(str(file)))
+        except (OSError, ValueError, RecursionError):
             continue
-        if isinstance(said, dict) and said.get("sessionId") == session and isinstance(said.get("pid"), int):
-            found.append(said["pid"])
+        if isinstance(said, dict) and isinstance(said.get("pid"), int) and isinstance(said.get("sessionId"), str):
+            found[said["pid"]] = said["sessionId"]
     return found
 
 

@@ -76,6 +76,11 @@ def config_dir(transcript: str | None) -> str | None:
     return head if found and os.path.isabs(head) else None
 
 
+def usual_dir() -> str:
+    """Claude's folder where no transcript says it."""
+    return os.environ.get("CLAUDE_CONFIG_DIR") or os.path.expanduser("~/.claude")
+
+
 def registry(transcript: str | None, pid: int | None) -> str | None:
     """The file in which a running session says how it is: idle, busy or waiting."""
     folder = config_dir(transcript)

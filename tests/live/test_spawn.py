@@ -777,6 +777,43 @@ def test_an_older_session_that_is_gone_on_with_has_one_holder_whoever_tells_of_i
     assert told["command"] == "stubborn --now resume s-1"
 
 
+@pytest.mark.parametrize("shows", ["command", "transcript"])
+def test_a_holder_that_no_peer_is_and_no_pane_has_is_found(yard: Yard, shows: str) -> None:
+    """Started by hand, without hooks: its command line names the session, or it has the transcript open."""
+    rollout = yard.live.folder / ".codex/sessions/2026/11/25/rollout-2026-11-25T10-00-00-s-1.jsonl"
+    rollout.parent.mkdir(parents=True)
+    rollout.write_text("{}\n")
+    by_hand = yard.program("codex", 'exec 3>>"$OPENED"\necho there\nread line')
+    ann = Settled(yard, backend="codex")
+    words = ["resume", "s-1"] if shows == "command" else []
+    opened = "/dev/null" if shows == "command" else str(rollout)
+    resume = f"/sessions/{session_of(yard, ann.peer_id)}/controls/resume"
+    with subprocess.Popen(
+        [str(by_hand), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OPENED": opened}
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"there\n"
+        refused = ann.restart(expect=409)
+        assert (refused["error"], refused["holders"]) == ("resume_unavailable", [holder.pid])
+        assert not gone(ann.pid)
+        os.kill(ann.pid, signal.SIGKILL)
+        until(lambda: yard.live.post(resume)["status"] == "resume_available")
+        refused = yard.live.post(resume, expect=409, dry_run=False)["detail"]
+        assert (refused["error"], refused["holders"]) == ("resume_unavailable", [holder.pid])
+        holder.kill()
+    yard.pids.append(yard.pid(yard.live.post(resume, dry_run=False)["pane_id"]))
+
+
+def test_what_the_agent_itself_started_is_no_other_holder(yard: Yard) -> None:
+    """Codex and its like are often a script that starts the program, with the same words."""
+    native = yard.program("codex", "echo ready; exec 3<&0; while :; do read line || sleep 1; done")
+    yard.program("stubborn", f'{native} "$@" &\nwait')
+    ann = Settled(yard, backend="codex")
+    for _ in range(2):
+        assert ann.restart()["restarted"] is True
+        yard.pids.append(yard.pid(ann.pane))
+
+
 def test_who_was_taken_off_the_list_and_lives_yet_holds_its_session(yard: Yard) -> None:
     ann = Settled(yard, name="ann")
     session = session_of(yard, ann.peer_id)
