@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from repowire import callers, peers, sessions, wire
+from repowire.agents import json_text
 from repowire.agents.turns import READERS, Reader, Turn
 from repowire.errors import invalid
 from repowire.ledger import Line as LedgerLine
@@ -34,6 +35,7 @@ MAX_QUERY_CHARS = 200
 LATER_LINES = 16  # of a search that are kept, since a turn's lines stand close together
 LATER_BYTES = 1 << 20  # a longer line is not kept for it
 PLAIN = re.compile(r"[A-Za-z0-9 .,:;_()=+*#@!?-]+")  # what no writer of JSON writes in another way
+PAGE_BYTES = 2 << 20  # of a page's lines: what is shown is made on the loop, and a client wants to read it
 SNIPPET_CHARS = 60  # on either side of what was found
 
 # -- model ---------------------------------------------------------------------
@@ -64,6 +66,7 @@ class Told(NamedTuple):
 
     turn: Turn
     place: Place
+    size: int = 0  # of its lines in the file, in bytes
 
 
 class Found(NamedTuple):
@@ -120,15 +123,16 @@ def told(reader: Reader, scroll: Scroll, session: str | None, before: int | None
     open_turn: Told | None = None
     for line in scroll.backwards(before):
         turn = None if line.raw is None else _turn(reader, line.raw)
-        if turn is None:
+        if turn is None or line.raw is None:
             continue
-        place = Place(turn.at, session, line.offset)
+        place, size = Place(turn.at, session, line.offset), len(line.raw)
         if open_turn is not None and turn.part is not None and turn.part == open_turn.turn.part:
-            open_turn = Told(open_turn.turn if turn.whole else _joined(turn, open_turn.turn), place)
+            said = open_turn.turn if turn.whole else _joined(turn, open_turn.turn)
+            open_turn = Told(said, place, open_turn.size + size)
             continue
         if open_turn is not None:
             yield open_turn
-        open_turn = Told(turn, place)
+        open_turn = Told(turn, place, size)
     if open_turn is not None:
         yield open_turn
 
@@ -136,7 +140,7 @@ def told(reader: Reader, scroll: Scroll, session: str | None, before: int | None
 def _turn(reader: Reader, raw: bytes) -> Turn | None:
     """A line's turn; None for one that is torn, of another encoding, or no object."""
     try:
-        line = json.loads(raw.decode("utf-8-sig", "replace"))
+        line = json_text.read(raw.decode("utf-8-sig", "replace"))
         return reader.turn(line) if isinstance(line, dict) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -170,10 +174,12 @@ def _from_place(reader: Reader, scroll: Scroll, session: str | None, before: Pla
 
 
 def page(reader: Reader, sources: list[Source], limit: int, before: Place | None) -> tuple[list[Told], str | None]:
-    """At most `limit` turns, the newest first, and the cursor of those before them."""
+    """At most `limit` turns, the newest first, fewer where they are long; and the cursor of those before them."""
     turns: list[Told] = []
+    size = 0
     for one in walk(reader, sources, before):
-        if len(turns) == limit:
+        size += one.size
+        if len(turns) == limit or (turns and size > PAGE_BYTES):
             return turns, turns[-1].place.cursor
         turns.append(one)
     return turns, None
@@ -303,8 +309,13 @@ def as_turn(one: Told) -> dict[str, Any]:
         "timestamp": one.turn.at,
         "session_id": one.place.session,
         "turn_id": one.turn.turn_id,
-        "tool_calls": list(one.turn.tool_calls),
+        "tool_calls": [_call(call) for call in one.turn.tool_calls],
     }
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool's call, in a depth that every JSON reader takes."""
+    return {**call, "input": "[nested too deeply]"} if wire.deeper(call, wire.MAX_DEPTH) else call
 
 
 def as_item(peer: Peer, one: Told) -> dict[str, Any]:

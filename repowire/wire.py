@@ -161,7 +161,7 @@ class Body:
 
 def _kept(name: str, value: Any) -> bytes:
     """An object as JSON; 422 for one that could not be stored, or not be shown again."""
-    if _deeper(value, MAX_DEPTH):
+    if deeper(value, MAX_DEPTH):
         raise invalid(name, f"must not be nested deeper than {MAX_DEPTH} levels", limit=MAX_DEPTH)
     try:
         return json.dumps(value, ensure_ascii=False).encode()
@@ -169,9 +169,10 @@ def _kept(name: str, value: Any) -> bytes:
         raise invalid(name, "must be Unicode text without lone surrogates") from None
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists stand in it below so many others."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels < 0 or any(_deeper(one, levels - 1) for one in inside)
+    return levels < 0 or any(deeper(one, levels - 1) for one in inside)
 
 
 def _no_number(word: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Api, FakeClock
 
-from repowire import history
+from repowire import history, wire
 from repowire.agents.turns import READERS
 from repowire.history import Source
 
@@ -239,6 +239,16 @@ def test_a_page_reaches_over_sessions_the_newest_first(tmp_path: Path) -> None:
     assert found == [(name, f"turn {number}") for name in ("new", "old") for number in (2, 1, 0)]
 
 
+def test_a_page_of_long_turns_is_a_short_one(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    long = [claude("user", f"{number} {'x' * 1_500_000}", f"2026-11-25T10:00:0{number}.000Z") for number in range(4)]
+    file.write_text(lines(*long, claude("user", "4 short", "2026-11-25T10:00:04.000Z")))
+    turns, cursor = history.page(READERS["claude-code"], [Source("s", file, None)], 50, None)
+    assert [one.turn.text[0] for one in turns] == ["4", "3"]
+    assert cursor is not None
+    assert [text[0] for _, text, _ in pages("claude-code", file, 50)] == list("43210")
+
+
 # -- the wire ------------------------------------------------------------------------
 
 
@@ -306,6 +316,28 @@ async def test_a_transcript_that_is_no_plain_file_is_not_waited_for(api: Api, ho
     os.mkfifo(file)
     await peer(api, "claude-code", metadata={"session_id": "s-claude"})
     assert (await api.get("/peers/claude-code/transcript"))["history_status"] == "unavailable"
+
+
+@pytest.mark.parametrize("given", ['{"x": NaN, "y": [-Infinity, 1e999]}', f'{{"x": {"[" * 500}{"]" * 500}}}'])
+async def test_what_json_has_no_word_for_is_shown_as_json(api: Api, home: Path, given: str) -> None:
+    """A runtime writes for itself; a dashboard reads JSON."""
+    days = home / ".codex/sessions/2026/11/25"
+    files = (home / ".claude/projects/-src-app/s-claude.jsonl", days / "rollout-2026-11-25T10-00-00-s-codex.jsonl")
+    call = {"type": "tool_use", "name": "Odd", "input": 0}
+    said = json.dumps(claude("assistant", [call], "2026-11-25T11:00:00.000Z", id="m-odd")).replace("0}]", f"{given}}}]")
+    with files[0].open("a") as file:
+        file.write(f"{said}\n")
+    payload = {"type": "function_call", "name": "Odd", "arguments": given}
+    with files[1].open("a") as file:
+        file.write(f"{json.dumps({'timestamp': None, 'type': 'response_item', 'payload': payload})}\n")
+    for backend, session in (("claude-code", "s-claude"), ("codex", "s-codex")):
+        peer_id = await peer(api, backend, metadata={"session_id": session})
+        got = await api.request("GET", f"/peers/{peer_id}/transcript", query={"limit": "1"})
+        (call,) = wire.decode(got.body.decode())["turns"][0]["tool_calls"]
+        assert call in (
+            {"name": "Odd", "input": {"x": None, "y": [None, None]}},
+            {"name": "Odd", "input": "[nested too deeply]"},
+        )
 
 
 async def test_the_timeline_has_what_is_heard_and_says_nothing_twice(api: Api, home: Path, clock: FakeClock) -> None:

@@ -4,12 +4,12 @@ A user's message that begins with a tag is what Codex put there itself: the envi
 """
 
 import glob
-import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from repowire.agents import json_text
 from repowire.agents.turns_model import Turn
 
 ITS_OWN = re.compile(r"<(?:environment_context|user_instructions|skills_instructions|permissions\w*|turn_aborted)\b")
@@ -40,7 +40,7 @@ def turn(line: Mapping[str, Any]) -> Turn | None:
 
 def _arguments(given: Any) -> Any:
     try:
-        return json.loads(given)
+        return json_text.read(given)
     except (TypeError, ValueError, RecursionError):
         return given
 

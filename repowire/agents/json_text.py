@@ -5,6 +5,7 @@ comment or a trailing comma is an error with its line and column.
 """
 
 import json
+import math
 from typing import Any, NamedTuple
 
 SPACE = " \t\r\n"
@@ -41,6 +42,14 @@ def parse(text: str) -> Any:
         raise NotJson(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise NotJson("nested too deeply") from None
+
+
+def _finite(word: str) -> float | None:
+    return value if math.isfinite(value := float(word)) else None
+
+
+# What a program wrote for itself: NaN and Infinity (which 1e999 is too), which no other JSON reader takes, are null
+read = json.JSONDecoder(parse_constant=lambda word: None, parse_float=_finite).decode
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
