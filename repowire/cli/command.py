@@ -35,6 +35,8 @@ BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 UNSAFE = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff" + BIDI
 BREAKS = "\t\n\x0b\x0c\r\x85\u2028\u2029"
 
+PROGRESS_SECONDS = 2.0
+
 COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
@@ -73,6 +75,20 @@ def hint(text: str) -> None:
     """A line that only somebody at a terminal wants."""
     if sys.stderr.isatty():
         note(text)
+
+
+@contextmanager
+def progress(words: str) -> Iterator[None]:
+    """Around a call that may take long: after a while, somebody at a terminal reads what it waits for."""
+    import threading  # few commands need it
+
+    timer = threading.Timer(PROGRESS_SECONDS, hint, (f"repowire: {words} …",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def on_terminal() -> bool:

@@ -134,7 +134,8 @@ def _asked(words: str) -> str:
 
 
 def _link(args: argparse.Namespace, daemon: RepowireClient, pane: str, backend: str, tmux: str | None) -> int:
-    done = daemon.link_pane(pane, backend, name=args.name, circle=args.circle, tmux=tmux)
+    with c.progress(f"waiting for a live way into {c.clean(pane)}"):
+        done = daemon.link_pane(pane, backend, name=args.name, circle=args.circle, tmux=tmux)
     if args.json:
         c.put(c.to_json(done))
     elif done["linked"]:

@@ -38,7 +38,7 @@ def add(verb: Verb) -> None:
 
 
 def start(args: argparse.Namespace) -> int:
-    with c.client() as daemon, shown():
+    with c.client() as daemon, shown(), c.progress("waiting for it to stand, its login shell and its tmux too"):
         backend = args.backend
         if backend is None and args.command is None:
             known = sorted(daemon.spawn_config()["commands"])
@@ -66,7 +66,7 @@ def start(args: argparse.Namespace) -> int:
 
 
 def end(args: argparse.Namespace) -> int:
-    with c.client() as daemon:
+    with c.client() as daemon, c.progress(f"waiting for {c.clean(args.name)} to end; it is killed when it does not"):
         done = daemon.kill_peer(args.name, circle=args.circle, from_peer=args.from_peer)
     if args.json:
         c.put(c.to_json(done))
@@ -78,7 +78,7 @@ def end(args: argparse.Namespace) -> int:
 
 
 def restart(args: argparse.Namespace) -> int:
-    with c.client() as daemon, shown():
+    with c.client() as daemon, shown(), c.progress(f"waiting for {c.clean(args.name)} to end and to stand again"):
         done = daemon.restart_peer(
             args.name,
             circle=args.circle,
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
 
 
 def resume(args: argparse.Namespace) -> int:
-    with c.client() as daemon, shown():
+    with c.client() as daemon, shown(), c.progress("waiting for it to stand"):
         done = daemon.resume_session(
             args.session,
             dry_run=args.dry_run,

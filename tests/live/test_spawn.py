@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Live, TmuxServer, gone, until
+from test_cli import on_a_terminal
 from test_openapi import faults, schema_of
 
 from repowire.client import RepowireClient
@@ -455,6 +456,19 @@ def test_peer_new_asks_for_the_kind_where_there_are_several(yard: Yard) -> None:
     done = yard.live.cli("peer", "new", str(yard.work / "app"))
     assert done.returncode == 2
     assert "antigravity, claude-code, codex, gemini, pi" in done.stderr
+
+
+def test_what_takes_long_says_what_it_waits_for(yard: Yard) -> None:
+    yard.live.term()
+    yard.settings["settle_seconds"] = 3
+    yard.start()
+    code, shown = on_a_terminal(
+        yard.live.environ, "peer", "new", str(yard.work / "app"), "--backend", "codex", "--name", "ann"
+    )
+    assert (code, "waiting for it to stand" in shown, "started ann" in shown) == (0, True, True)
+    yard.pids.append(yard.pid(*yard.new_panes()))
+    code, shown = on_a_terminal(yard.live.environ, "peer", "kill", "ann")  # which ignores the hangup
+    assert (code, "waiting for ann to end" in shown, "ended ann" in shown) == (0, True, True)
 
 
 def test_peer_kill_says_when_the_agent_was_left_alone(yard: Yard) -> None:
