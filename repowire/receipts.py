@@ -103,6 +103,16 @@ def unshown(db: Connection, peer_id: str) -> list[Delivery]:
     return [Delivery.of(row) for row in rows]
 
 
+def given_since(db: Connection, peer_id: str, since: float) -> list[Delivery]:
+    """What a peer was given or showed since a moment, in order."""
+    rows = db.execute(
+        "SELECT * FROM deliveries WHERE peer_id = ? AND state IN ('leased', 'handed', 'seen', 'unknown')"
+        " AND max(leased_at, coalesce(handed_at, 0), coalesce(seen_at, 0)) >= ? ORDER BY seq",
+        (peer_id, since),
+    )
+    return [Delivery.of(row) for row in rows]
+
+
 def unprinted(db: Connection, peer_id: str) -> list[Delivery]:
     """What a peer's hooks were given and have not receipted, in order."""
     found = []

@@ -4,8 +4,10 @@ What is open for the peer stays its own; what its last life was given and never 
 that dies in between leaves a pane that the next one closes (`spawn.mend`), and the peer with its mail.
 """
 
+import asyncio
 import json
 import socket as host
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -20,10 +22,12 @@ from repowire import (
     ownership,
     peers,
     presence,
+    receipts,
     resumption,
     sessions,
     spawn,
     tmux,
+    transcripts,
     wire,
 )
 from repowire.agents import runs
@@ -41,6 +45,7 @@ from repowire.settings import STARTABLE
 from repowire.spawn import STARTS, Started, Starts
 from repowire.tmux import Opened
 
+WRITTEN_SECONDS, LOOK_SECONDS = 3.0, 0.1
 OF_A_KIND = (*SESSION_KEYS, "repowire_cli_fallback", "capabilities", "model_details")  # metadata of one kind of agent
 
 # -- rules ---------------------------------------------------------------------
@@ -108,6 +113,8 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
     known = ownership.of_peer(mesh.db.conn, peer.peer_id)
     assert known is not None
     last = sessions.find(mesh.db.conn, peer.peer_id)
+    if last is not None:
+        await written_down(mesh, peer, last)
     with mesh.change() as change:
         about = {"backend": order.backend, "profile": order.profile, "command": order.command}
         ownership.change_columns(change, known.spawn_id, phase=ownership.RESTARTING, remains=1, **about)
@@ -142,6 +149,23 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
             with mesh.change() as change:
                 become(change, peer, peer.backend, last)
         raise
+
+
+async def written_down(mesh: Mesh, peer: Peer, last: Session) -> None:
+    """Wait a moment for its transcript to hold what it was given just now.
+
+    A prompt stands there a moment after its hook has shown it; an agent that ends in between has read it, and goes on
+    without it.
+    """
+    begun = mesh.clock.now()
+    while last.transcript is not None and mesh.clock.now() - begun < WRITTEN_SECONDS:
+        given = await mesh.db.read(lambda db: receipts.given_since(db, peer.peer_id, begun - WRITTEN_SECONDS))
+        if not given:
+            return
+        ids = await asyncio.to_thread(transcripts.shown_in, Path(last.transcript), hooks.TAIL_BYTES)
+        if all(ids & {one.trace, one.delivery_id} for one in given):
+            return
+        await mesh.clock.sleep(LOOK_SECONDS)
 
 
 def become(change: Change, peer: Peer, backend: str, session: Session | None) -> None:

@@ -123,6 +123,20 @@ def test_a_restarted_claude_goes_on_with_its_conversation_as_the_same_peer(
     town.until_seen(town.ben, before, after["id"])
 
 
+def test_what_a_claude_was_told_in_the_moment_of_its_restart_is_not_lost(new_hired: Callable[..., Hired]) -> None:
+    """A prompt's hook shows it before the transcript does: ended in between, Claude goes on without it."""
+    town = new_hired()
+    made = town.hire(town.ben, name="benny")
+    told = [town.tell("benny", "one turn at least")]
+    town.until_seen(town.ben, *told)
+    for number in range(3):
+        town.ben.until_idle()
+        told.append(town.tell("benny", f"just before restart {number}"))
+        town.live.post(f"/peers/{made['peer_id']}/restart")
+        town.follow(town.ben, made["pane_id"])
+        town.until_seen(town.ben, *told)
+
+
 def test_the_transcript_of_a_claude_is_what_it_said_and_heard(new_hired: Callable[..., Hired]) -> None:
     town = new_hired()
     permissions = town.user.read(town.user.settings)["permissions"]
