@@ -9,12 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, lives, ownership, peers, presence, spawn, tmux, wire
+from repowire import callers, lives, ownership, peers, presence, reports, spawn, tmux, wire
 from repowire.errors import Refusal, conflict, failed
 from repowire.mesh import MESH, Mesh
 from repowire.ownership import Owned
 from repowire.peers import Peer
-from repowire.protocol import HUMAN
 from repowire.spawn import STARTS, Starts
 
 HANGUP_SECONDS, TERM_SECONDS, KILL_SECONDS = 3.0, 3.0, 2.0  # what each word is given before the next, harder one
@@ -92,8 +91,7 @@ async def kill(mesh: Mesh, starts: Starts, peer: Peer) -> bool | None:
 
     409 `human` for the person of this machine, whose mail waits there.
     """
-    if peer.role == HUMAN:
-        raise conflict("human", f"{peer.display_name} is a person and no agent that ends", peer_id=peer.peer_id)
+    reports.may_end(peer)
     with spawn.busy(starts, peer, "ended"):
         return await _kill(mesh, peer)
 

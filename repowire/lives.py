@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from sqlite3 import Connection
 from typing import Any
 
-from aiohttp import web
-
-from repowire import peers, presence, wire
-from repowire.errors import Refusal, invalid, malformed, not_found
-from repowire.mesh import MESH, Change, Mesh
+from repowire import peers, presence
+from repowire.errors import invalid
+from repowire.mesh import Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import HUMAN, MAX_METADATA_BYTES, TURN_STATES
+from repowire.protocol import HUMAN, MAX_METADATA_BYTES
 
 MAX_DESCRIPTION_CHARS = 2_000
 HIDDEN_SECONDS = 30 * 24 * 3600.0  # how long the row of a hidden peer stays: as long as its traces do by default
@@ -171,127 +169,3 @@ def _reapable(db: Connection, peer: Peer, now: float, ttl: float) -> bool:
     known = presence.evidence(db, peer.peer_id)
     newest = max((one.at for one in known.values()), default=peer.last_seen)
     return presence.status(known) == presence.OFFLINE and now - newest >= ttl and peer.role != HUMAN
-
-
-# -- wire --------------------------------------------------------------------
-
-
-async def delete_peer(request: web.Request) -> web.Response:
-    _unregister(request.app[MESH], request.match_info["name"], request.query.get("circle"))
-    return wire.reply({"ok": True})
-
-
-async def post_unregister(request: web.Request) -> web.Response:
-    body = await wire.read(request)
-    _unregister(request.app[MESH], body.text("name"), body.optional_identifier("circle"))
-    return wire.reply({"ok": True})
-
-
-def _unregister(mesh: Mesh, name: str, circle: str | None) -> None:
-    with mesh.change() as change:
-        peer = peers.resolve(change.db, name, circle)
-        if peer.hidden_at is not None:
-            raise peers.unknown(change.db, name)
-        say(change, peer, presence.OFFLINE, "unregistered")
-        hide(change, peer, "unregistered", ended_at=change.now)  # what waited for it: `succession`
-
-
-async def post_prune(request: web.Request) -> web.Response:
-    """Who is offline goes off the list now, as it would after `daemon.peer_reap_ttl_seconds`."""
-    mesh = request.app[MESH]
-    body = await wire.read(request, empty_ok=True)
-    dry_run, circle = body.flag("dry_run"), body.optional_identifier("circle")
-    with mesh.change() as change:
-        found = [
-            peer
-            for peer in peers.listed(change.db)
-            if peer.role != HUMAN
-            and circle in (None, peer.circle)
-            and presence.of(change.db, peer.peer_id) == presence.OFFLINE
-        ]
-        pruned = [_pruned(change.db, peer) for peer in found]
-        for peer in found if not dry_run else ():
-            reap(change, peer, "pruned")
-    return wire.reply({"ok": True, "dry_run": dry_run, "pruned": pruned})
-
-
-def _pruned(db: Connection, peer: Peer) -> dict[str, Any]:
-    return {
-        "peer_id": peer.peer_id,
-        "display_name": peer.display_name,
-        "circle": peer.circle,
-        "path": peer.path,
-        "last_seen": wire.moment(peer.last_seen),
-        "waiting": peers.waiting(db, peer.peer_id),
-    }
-
-
-async def post_offline(request: web.Request) -> web.Response:
-    mesh = request.app[MESH]
-    body = await wire.read(request, empty_ok=True)
-    reason = body.optional_text("reason", max_chars=64) or "offline_route"
-    source = body.optional_text("source", max_chars=64) or "peers_route"
-    detail = body.optional_text("detail", max_chars=1000)
-    terminal = body.flag("terminal")
-    with mesh.change() as change:
-        try:
-            peer = peers.resolve(change.db, request.match_info["name"])
-        except Refusal as refusal:
-            if refusal.status != 404:
-                raise
-            return wire.reply({"ok": True, "cancelled_queries": 0})
-        say(change, peer, presence.OFFLINE, reason, source, detail)
-        if terminal:
-            retire(change, peer, reason, source)
-    return wire.reply({"ok": True, "cancelled_queries": 0})
-
-
-async def post_session_update(request: web.Request) -> web.Response:
-    mesh = request.app[MESH]
-    body = await wire.read(request)
-    word = body.optional_text("status")
-    turn_state = body.choice("turn_state", TURN_STATES)
-    model, metadata = body.optional_text("model", max_chars=255), body.record("metadata")
-    name, pane_id = body.optional_text("peer_name"), body.optional_text("pane_id", max_chars=64)
-    if word not in (None, "online", "busy", "offline", "idle"):
-        raise malformed("status must be one of online, busy, idle, offline", field="status")
-    if not (word or turn_state or model or metadata):
-        raise malformed("nothing to update: give status, turn_state, model or metadata")
-    if not (name or pane_id):
-        raise malformed("say whose session it is: peer_name or pane_id")
-    with mesh.change() as change:
-        peer = peers.by_pane(change.db, pane_id) if pane_id else peers.known(change.db, name or "")
-        if peer is None and not pane_id:
-            return wire.reply({"ok": True})
-        if peer is None:
-            raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
-        update(change, peer, turn_state=turn_state, model=model, metadata=metadata)
-        if word:
-            say(change, peer, presence.ONLINE if word == "idle" else word, "status_update_offline", "session_update")
-    return wire.reply({"ok": True})
-
-
-async def post_touch(request: web.Request) -> web.Response:
-    with request.app[MESH].change() as change:
-        touch(change, peers.resolve(change.db, request.match_info["name"], request.query.get("circle")).peer_id)
-    return wire.reply({"ok": True})
-
-
-async def post_description(request: web.Request) -> web.Response:
-    body = await wire.read(request)
-    text = body.text("description", max_chars=MAX_DESCRIPTION_CHARS, least=0)
-    with request.app[MESH].change() as change:
-        peer = peers.resolve(change.db, request.match_info["name"], request.query.get("circle"))
-        describe(change, peer, text)
-    return wire.reply({"ok": True})
-
-
-ROUTES = [
-    web.post("/peers/prune", post_prune),
-    web.delete("/peers/{name}", delete_peer),
-    web.post("/peer/unregister", post_unregister),
-    web.post("/peers/{name}/offline", post_offline),
-    web.post("/peers/{name}/touch", post_touch),
-    web.post("/peers/{name}/description", post_description),
-    web.post("/session/update", post_session_update),
-]

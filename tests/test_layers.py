@@ -23,7 +23,7 @@ RANKS = (
     "lives resumption",
     "names",
     "callers",
-    "claims roles lifecycle deliveries questions transcripts mcp_servers",
+    "claims roles reports lifecycle deliveries questions transcripts mcp_servers",
     "receipts intake",
     "leases mailboxes",
     "asks pickups dead_letters channels blocking",

@@ -136,6 +136,8 @@ REGISTRATION = takes(
 )
 # proof that does not hold is no error: the newcomer is a new peer
 REGISTRATION["properties"]["birth_certificate"] = {"description": "the proof of having been `peer_id`"}
+NOT_ITSELF = "an agent says it of another"
+REMOVAL = {403: "an agent removes one of another circle", 404: NO_PEER, 409: f"{TWO_PEERS}, or it is a person"}
 RETIRED = {
     409: "`peer_id` ended and no live process is named, or the pane is that of whoever started the caller",
     403: "an agent registers as the human",
@@ -176,25 +178,26 @@ ROUTES = [
     ),
     Route(
         "DELETE", "/peers/{name}", "unregister_peer", "Remove a peer for good; what waits moves on or ends.",
-        query=CIRCLE, answer=OK, refuses={404: NO_PEER, 409: TWO_PEERS},
+        query=CIRCLE, answer=OK, refuses=REMOVAL,
     ),
     Route(
         "POST", "/peer/unregister", "unregister_peer_as_before", "The same as DELETE /peers/{name}.",
-        takes({"name": line(least=1)}, circle=IDENTIFIER_TEXT), answer=OK, refuses={404: NO_PEER, 409: TWO_PEERS},
+        takes({"name": line(least=1)}, circle=IDENTIFIER_TEXT), answer=OK, refuses=REMOVAL,
     ),
     Route(
         "POST", "/peers/{name}/offline", "mark_peer_offline", "Say that a peer is gone; an unknown one is no error.",
         takes(reason=line(64), source=line(64), detail=line(1000), terminal=FLAG), body_needed=False,
-        answer=record(ok=FLAG, cancelled_queries=COUNT), refuses={409: TWO_PEERS},
+        answer=record(ok=FLAG, cancelled_queries=COUNT),
+        refuses={403: NOT_ITSELF, 409: f"{TWO_PEERS}, or a person is to be retired"},
     ),
     Route(
         "POST", "/peers/{name}/touch", "touch_peer", "It is alive.",
-        query=CIRCLE, answer=OK, refuses={404: NO_PEER, 409: TWO_PEERS},
+        query=CIRCLE, answer=OK, refuses={403: NOT_ITSELF, 404: NO_PEER, 409: TWO_PEERS},
     ),
     Route(
         "POST", "/peers/{name}/description", "set_description", "Say what a peer is at.",
         takes({"description": line(MAX_DESCRIPTION_CHARS)}), query=CIRCLE,
-        answer=OK, refuses={404: NO_PEER, 409: TWO_PEERS},
+        answer=OK, refuses={403: NOT_ITSELF, 404: NO_PEER, 409: TWO_PEERS},
     ),
     Route(
         "POST", "/peers/circle", "set_circle", "Move a peer to another circle; an unknown one is no error.",
@@ -268,6 +271,11 @@ ROUTES = [
             model=line(255),
             metadata=METADATA,
         ),
-        answer=OK, refuses={400: "nothing to update, nobody named, or a wrong status", 404: "no peer holds the pane"},
+        answer=OK,
+        refuses={
+            400: "nothing to update, nobody named, or a wrong status",
+            403: NOT_ITSELF,
+            404: "no peer holds the pane",
+        },
     ),
 ]  # fmt: skip
