@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, claims, lives, messages, ownership, peers, presence, sessions, tmux, wire
+from repowire import callers, claims, lives, messages, ownership, peers, presence, sessions, survey, tmux, wire
 from repowire.agents import runs
 from repowire.allowances import Order, lines_of, order_of
 from repowire.claims import Claim
@@ -230,11 +230,21 @@ async def settle(mesh: Mesh, starts: Starts, spawn_id: str, peer: Peer, owned: O
         with suppress(tmux.Failed, tmux.Gone, tmux.Hangs):  # then it stays as it is until `mend`
             given_back = await tmux.remain(owned.server, owned.pane_id, owned.pid, on=False)
         if mesh.procs.alive(owned.pid, owned.started):
-            if given_back:
-                with mesh.change() as change:
+            with mesh.change() as change:
+                if given_back:
                     ownership.change_columns(change, spawn_id, remains=0)
+                note_registry(change, mesh, peer.peer_id, owned)
             return
     raise await _failure(mesh, starts.launches[spawn_id].order, peer, owned, new=new)
+
+
+def note_registry(change: Change, mesh: Mesh, peer_id: str, owned: Owned) -> None:
+    """Where the agent says how it is, unless its hooks have told; they may have spoken while no daemon was there."""
+    peer, known = peers.find(change.db, peer_id), sessions.find(change.db, peer_id)
+    if peer is None or known is None or known.registry is not None or peer.agent_pid != owned.pid:
+        return
+    if registry := survey.registry_of(mesh.procs, peer.backend, owned.pid):
+        sessions.bind(change, peer_id, registry=registry)
 
 
 async def _failure(mesh: Mesh, order: Order, peer: Peer, owned: Owned, *, new: bool) -> Refusal:
@@ -336,6 +346,8 @@ async def mend(mesh: Mesh, spawn: Spawn) -> None:
     with mesh.change() as change:
         if lives_on:
             ownership.change_columns(change, spawn.spawn_id, phase=ownership.RUNNING, remains=0)
+            if owned is not None and spawn.peer_id is not None:
+                note_registry(change, mesh, spawn.peer_id, owned)
         else:
             ownership.disown(change, spawn.spawn_id)
 

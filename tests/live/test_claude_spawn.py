@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 
 import pytest
 from claude.driver import NEWEST, WITHOUT_INBOX, Claude
 from claude.model import Model
-from claude.town import Town
+from claude.town import Town, times_told
 from conftest import Live, TmuxServer, gone, until
 
 pytestmark = pytest.mark.live
@@ -121,6 +124,34 @@ def test_a_restarted_claude_goes_on_with_its_conversation_as_the_same_peer(
     after = town.live.get(f"/messages?peer={made['peer_id']}")["messages"][0]
     assert after["text"] == "and after it"
     town.until_seen(town.ben, before, after["id"])
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_claude_whose_hooks_nobody_heard_is_told_what_waits(
+    new_hired: Callable[..., Hired], monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Its registry file is where it says that it rests; the hook that names it may come while no daemon is there."""
+    town = new_hired(WITHOUT_INBOX)
+    town.user.change_settings(hooks={})
+    before = set(town.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split())
+    if killed:
+        monkeypatch.setitem(town.live.environ, "REPOWIRE_SPAWN__SETTLE_SECONDS", "60")
+        town.allow(town.ben)
+    with ThreadPoolExecutor(1) as pool:
+        where = {"path": str(town.ben.project), "backend": "claude-code", "name": "benny"}
+        asked = pool.submit(town.live.request, "POST", "/spawn", body=where)
+        (pane,) = until(lambda: set(town.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split()) - before)
+        town.follow(town.ben, pane)
+        if killed:
+            town.live.kill()
+            with suppress(OSError, HTTPException):
+                asked.result()
+            town.start_daemon()
+        else:
+            assert asked.result().status == 200
+    told = town.tell("benny", "is anybody there?")
+    town.until_state(town.ben, told, "handed")
+    town.ben.until(lambda: times_told(town.ben, told) == 1)
 
 
 def test_what_a_claude_was_told_in_the_moment_of_its_restart_is_not_lost(new_hired: Callable[..., Hired]) -> None:
