@@ -370,6 +370,8 @@ async def post_session_resume(request: web.Request) -> web.Response:
     }
     if dry_run:
         return wire.reply(shown)
+    if (caller := callers.calling(mesh, request)) is not None:  # as who would end or restart it
+        peers.check_circle(caller, peer, bypass=False)
     facts = {key: shown[key] for key in ("repowire_session_id", "session_status", "status", "capability", "message")}
     if active:
         raise _conflict("active_executor", f"{peer.display_name} lives in this session: notify it instead", **facts)

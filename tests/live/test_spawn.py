@@ -900,6 +900,13 @@ def test_an_agent_ends_nobody_of_another_circle_and_speaks_for_nobody_else(yard:
         done = yard.live.cli("peer", verb, "ann", "--from-peer", "ann")
         assert (done.returncode, "you are me" in done.stderr) == (1, True), done.stderr
     assert not gone(yard.pid(made["pane_id"]))
+    where = {"path": str(yard.work / "app"), "circle": "night", "metadata": {"session_id": "s-1"}}
+    ben = yard.live.post("/peers", name="ben", **where)
+    session = session_of(yard, ben["peer_id"])
+    yard.live.post("/peers/ben/offline")
+    done = yard.live.cli("session", "resume", session)
+    assert (done.returncode, "is in circle 'night'" in done.stderr) == (1, True), done.stderr
+    assert yard.new_panes() == {made["pane_id"]}
 
 
 def test_an_agent_starts_another_in_its_own_name(yard: Yard) -> None:
