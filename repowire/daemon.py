@@ -282,7 +282,7 @@ def loops(app: web.Application) -> list[tuple[str, Loop]]:
         ("repowire.channels", channels.run),
         ("repowire.hooks", app[hooks.CARRIED].run),
         ("repowire.panes", panes.Keeper(app[panes.HOSTS]).run),
-        ("repowire.spawn", spawn.run),
+        ("repowire.spawn", partial(spawn.run, starts=app[spawn.STARTS])),
         ("repowire.traces", traces.run),
         *ticks,
     ]

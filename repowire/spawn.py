@@ -74,14 +74,18 @@ async def start(mesh: Mesh, starts: Starts, order: Order, *, again: Peer | None 
     """Start it in a new window; `again`: as a peer that there was. Raises `tmux_failed` and `spawn_failed` (500)."""
     spawn_id = new_id("spawn")
     socket = mesh.config.spawn.tmux_socket or tmux.default_socket()
-    with mesh.change() as change:
-        ownership.open_one(change, _opening(change, spawn_id, order, socket, again))
-    await mesh.on_disk()
 
     async def window(command: list[str]) -> Opened:
         return await new_window(socket, order, again, command)
 
-    return await bring_up(mesh, starts, spawn_id, order, window, again)
+    starts.launches[spawn_id] = Launch(order)  # before it is written down: `run` mends what nobody is at
+    try:
+        with mesh.change() as change:
+            ownership.open_one(change, _opening(change, spawn_id, order, socket, again))
+        await mesh.on_disk()
+        return await bring_up(mesh, starts, spawn_id, order, window, again)
+    finally:
+        starts.launches.pop(spawn_id, None)
 
 
 async def bring_up(
@@ -103,7 +107,7 @@ async def bring_up(
                 ownership.disown(change, spawn_id)
         raise
     finally:
-        del starts.launches[spawn_id]
+        starts.launches.pop(spawn_id, None)
     return Started(peers.load(mesh.db.conn, peer.peer_id), opened, _warnings(starts))
 
 
@@ -315,16 +319,17 @@ def busy(starts: Starts, peer: Peer, what: str) -> Iterator[None]:
 # -- loop ------------------------------------------------------------------------
 
 
-async def run(mesh: Mesh) -> None:
-    """At the start mend what a daemon left half done; then forget each pane of ours whose program ends."""
-    for spawn in ownership.unsettled(mesh.db.conn):
-        await mend(mesh, spawn)
+async def run(mesh: Mesh, starts: Starts) -> None:
+    """Mend what was left half done, by a daemon that died or for a tmux that hung; forget panes whose program ends."""
     with mesh.bus.listen("process.ended") as nudge:
         while True:
-            await nudge.wait()
+            for spawn in ownership.unsettled(mesh.db.conn):
+                if spawn.spawn_id not in starts.launches and spawn.peer_id not in starts.busy:
+                    await mend(mesh, spawn)
             for spawn in ownership.ended(mesh.db.conn, mesh.procs):
                 with mesh.change() as change:
                     ownership.disown(change, spawn.spawn_id)
+            await nudge.wait()
 
 
 async def mend(mesh: Mesh, spawn: Spawn) -> None:

@@ -344,6 +344,20 @@ def test_a_tmux_that_does_not_answer_is_told(yard: Yard) -> None:
     assert rows(yard) == []
 
 
+def test_what_a_hanging_tmux_left_half_done_is_done_when_the_agent_ends(yard: Yard) -> None:
+    ann = Settled(yard)
+    server = int(yard.tmux.run("display-message", "-p", "#{pid}"))
+    os.kill(server, signal.SIGSTOP)
+    try:
+        refused = ann.restart(expect=500)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert refused["error"] == "kill_failed"
+    assert not gone(ann.pid)
+    os.kill(ann.pid, signal.SIGKILL)
+    until(lambda: (yard.new_panes(), rows(yard)) == (set(), []))
+
+
 def test_a_login_shell_that_hangs_is_given_up_on_and_named(yard: Yard) -> None:
     yard.live.term()
     hangs = yard.program("hangs", "sleep 600")
