@@ -762,7 +762,7 @@ def test_what_an_agent_calls_its_session_adds_no_words_to_its_command(yard: Yard
     os.kill(ann.pid, signal.SIGKILL)
     until(lambda: yard.peers()[ann.name]["status"] == "offline")
     resume = f"/sessions/{session_of(yard, ann.peer_id)}/controls/resume"
-    assert yard.live.post(resume)["status"] == "binding_unavailable"
+    until(lambda: yard.live.post(resume)["status"] == "binding_unavailable")
     assert yard.live.post(resume, expect=409, dry_run=False)["detail"]["error"] == "resume_unavailable"
 
 
