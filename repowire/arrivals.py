@@ -82,7 +82,7 @@ def known(mesh: Mesh, request: web.Request, found: Facts) -> Peer | None:
     if found.pid is not None and found.started is not None:
         # another agent's descendant is not its parent; what a pane's own script started is whom the pane was opened for
         return peers.by_process(db, found.pid, found.started) or _wrapped(mesh, request)
-    if (peer := callers.calling(mesh, request)) is not None:
+    if (peer := callers.met(mesh, request)) is not None:
         return peer
     if found.session and (peer := peers.by_session(db, found.session, BACKEND)) and _current(peer):
         return peer

@@ -95,7 +95,8 @@ class Auth:
         """Who is at the other end; asked of the kernel once a connection. Raises Refusal for another user."""
         transport = request.transport
         if transport is None:  # the client has left
-            return TCP
+            admitted: Caller = request.get(CALLER, TCP)
+            return admitted
         known = self._callers.get(transport)
         if known is None:
             known = self._callers[transport] = _credentials(transport.get_extra_info("socket"))
@@ -163,10 +164,12 @@ class Auth:
 
 AUTH = web.AppKey("auth", Auth)
 ADMITTED = web.RequestKey("admitted", bool)
+CALLER = web.RequestKey("caller", Caller)  # as it was let in: it may leave before its request is through
 
 
 def admit(request: web.Request) -> None:
     """Before everything else, unknown paths included; `request[ADMITTED]` says whether a token is still due."""
+    request[CALLER] = caller(request)
     request[ADMITTED] = request.app[AUTH].admit(request)
 
 

@@ -9,17 +9,37 @@ from aiohttp import web
 
 from repowire import names, peers
 from repowire.agents import SESSION_VARIABLES
+from repowire.auth import caller as door_of
 from repowire.errors import forbidden
 from repowire.mesh import Mesh
 from repowire.peers import Peer
+from repowire.procs import DEEPEST
 
 
 def calling(mesh: Mesh, request: web.Request) -> Peer | None:
     """The agent on whose behalf a Unix socket caller speaks: it was started by that agent. None: the human.
 
     What was a peer's process stays the peer's until it ends, also when the peer was unregistered, retired or moved on:
-    no route that an agent can call makes what it started the human's.
+    no route that an agent can call makes what it started the human's. 403 where nobody knows who it is: its process was
+    gone before we could look, is of another namespace, or hides behind more ancestors than we look at.
     """
+    peer = met(mesh, request)
+    if peer is None and door_of(request).via == "unix" and not _is_there(mesh, mesh.auth.lineage(request)):
+        raise forbidden(
+            "unknown_caller",
+            "the kernel does not say on whose behalf you call: keep your process there until the answer comes, or use"
+            " TCP and the token",
+        )
+    return peer
+
+
+def _is_there(mesh: Mesh, line: list[tuple[int, float]]) -> bool:
+    """Whether what was read of a caller and its ancestors is all there is: it lives still, after the reading."""
+    return 0 < len(line) < DEEPEST and mesh.procs.alive(*line[0])
+
+
+def met(mesh: Mesh, request: web.Request) -> Peer | None:
+    """`calling` for what gives nobody a right: None for the human, and for whom nobody knows."""
     for pid, started in mesh.auth.lineage(request):
         if (peer := _of_process(mesh, pid, started)) is not None:
             return peer

@@ -268,6 +268,54 @@ def test_an_agent_that_sheds_its_identity_is_no_human(live: Live, shed: str, orp
     assert asking.answer()["decision"] == "deny"
 
 
+GONE = """
+import json, os, socket, sys
+body = json.dumps({"correlation_id": "p-1", "option_id": "allow"}).encode()
+head = "POST %s HTTP/1.1\\r\\nHost: x\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n"
+link = socket.socket(socket.AF_UNIX)
+link.connect(sys.argv[1])
+for path in sys.argv[2:]:
+    link.sendall((head % (path, len(body))).encode() + body)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+@pytest.mark.parametrize("paths", [["/answer"], ["/hooks/claude-code/Stop", "/answer"]])
+def test_who_answers_and_is_gone_is_nobody(live: Live, paths: list[str], orphan: bool) -> None:
+    """It connects, sends and ends, before anybody could look whose it is."""
+    asking = Asking(live, "p-1")
+    script = live.folder / "gone.py"
+    script.write_text(GONE)
+    command = [sys.executable, "-I", "-S", str(script), live.ready["socket"], *paths]
+    for _ in range(5):
+        os.kill(live.pid, signal.SIGSTOP)
+        subprocess.run(["setsid", *command] if orphan else command, env=live.environ, check=True)
+        os.kill(live.pid, signal.SIGCONT)
+        live.get("/health")
+    assert is_open(live, "p-1")
+    live.post("/answer", correlation_id="p-1", option_id="deny")
+    assert asking.answer()["decision"] == "deny"
+
+
+def test_who_hides_behind_many_ancestors_is_nobody(live: Live) -> None:
+    asking = Asking(live, "p-1")
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=live.environ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        live.post("/peers", name="ann", path="/src/ann", agent_pid=shell.pid)
+        script = live.folder / "script"
+        curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json'"
+        answer = f"""{curl} http://localhost/answer -d '{{"correlation_id": "p-1", "option_id": "allow"}}'"""
+        script.write_text(f"if [ $1 = 0 ]; then {answer}; else sh {script} $(($1 - 1)); fi; true\n")
+        shell.stdin.write(f"sh {script} 70; exit\n")
+        shell.stdin.flush()
+        assert "unknown_caller" in shell.stdout.read()
+    assert is_open(live, "p-1")
+    live.post("/answer", correlation_id="p-1", option_id="deny")
+    assert asking.answer()["decision"] == "deny"
+
+
 def test_an_agent_cannot_make_the_humans_shell_an_agent(live: Live) -> None:
     """It would answer nothing any more."""
     curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json' http://localhost"
