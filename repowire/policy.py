@@ -17,6 +17,9 @@ READ_ONLY = frozenset({"Read", "Glob", "Grep", "LS"})  # never wait, whatever a 
 # What a `*` of an argument's pattern may stand for, and all that a value with one may hold: nothing that a shell could
 # take for more than a word. Quotes, $, `, ;, &, |, <, >, brackets, ~, #, \\ and line ends are not among it.
 PLAIN = re.compile(r"[A-Za-z0-9 _\-./:=,@%+]*")
+# A name that begins with a dot, also right behind an option's letter: the settings of agents, of git and of shells have
+# such names, and whoever writes one runs what he likes, unasked
+DOTTED = re.compile(r"(?:(?<![A-Za-z0-9_*])|(?<=\s-[A-Za-z]))\.(?=[A-Za-z0-9_-])")
 SHELL_TOOL = "Bash"
 # Arguments of the shell's tool that a rule need not name, since they change nothing of what is done
 HARMLESS = frozenset({"description", "timeout", "run_in_background"})
@@ -56,13 +59,16 @@ class Ruling(NamedTuple):
 def fits(pattern: str, value: object) -> bool:
     """Whether an argument is a text that is what a pattern says; without a `*` the whole of it, letter for letter.
 
-    With one, the value must be made of plain letters only (see PLAIN) and name no parent folder.
+    With one, the value must be made of plain letters only (see PLAIN), and name no parent folder, nor what begins with
+    a dot save what the pattern itself names.
     """
     if not isinstance(value, str):
         return False
     if "*" not in pattern:
         return value == pattern
     if PLAIN.fullmatch(value) is None or ".." in value:
+        return False
+    if len(DOTTED.findall(value)) > len(DOTTED.findall(pattern)):
         return False
     return _glob(pattern, value)
 

@@ -123,6 +123,23 @@ def test_how_stars_match(pattern, text, fine):
     assert fits(pattern, text) is fine
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text", "fine"),
+    [
+        ("/src/*", "/src/.claude/settings.json", False), ("/src/*", "/src/a/.git/hooks/pre-commit", False),
+        ("*", ".bashrc", False), ("*.json", "/src/.claude/settings.json", False), ("*.json", "/src/a.json", True),
+        ("/src/*/.github/*", "/src/a/.github/x", True), ("/src/*/.github/*", "/src/.claude/.github/x", False),
+        ("/src/.claude/*", "/src/.claude/notes.md", True), ("/src/.claude/*", "/src/.claude/.x", False),
+        ("git log *", "git log --output=.claude/settings.json", False), ("git log *", "git log ./src/a.b-c", True),
+        ("git log *", "git log -o.claude/x", False), ("git log *", "git log -o a.claude", True),
+        ("git log *", "git log --since=1.5.2", True), ("/src/*", "/src/a.b/c.d", True), ("/src/*", "/src/./a", True),
+    ],
+)  # fmt: skip
+def test_a_star_stands_for_no_name_that_begins_with_a_dot(pattern, text, fine):
+    """An agent's settings are among them: whoever may write those turns the gate off."""
+    assert fits(pattern, text) is fine
+
+
 def test_a_pattern_of_many_stars_takes_no_time():
     assert not fits("a*" * 40 + "b", "a" * 100_000)
 

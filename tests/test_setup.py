@@ -299,7 +299,7 @@ class Home:
     """A user's home with Claude Code's settings in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.where = folder, ROOT
         self.settings, self.main = folder / ".claude" / "settings.json", folder / ".claude.json"
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("REPOWIRE_", "CLAUDE"))}
         self.environ |= {"HOME": str(folder), "NO_COLOR": "1"}
@@ -312,7 +312,7 @@ class Home:
             text=True,
             timeout=DEADLINE_SECONDS,
             env=self.environ | environ,
-            cwd=ROOT,
+            cwd=self.where,
             check=False,
         )
 
@@ -491,6 +491,22 @@ def test_approvals_are_put_before_the_tools_of_the_config_and_taken_away_again(h
     assert {path: json.loads(text.decode("utf-8-sig")) for path, text in home.files().items()} == {
         path: {k: v for k, v in json.loads(text.decode("utf-8-sig")).items() if v} for path, text in before.items()
     }
+
+
+@pytest.mark.parametrize("whose", ["user", "project"])
+def test_settings_that_turn_every_hook_off_are_said(home: Home, whose: str) -> None:
+    """The gate would stand there and never run."""
+    home.run("setup", "claude-code", "--approvals", "on", "--yes")
+    assert home.run("setup", "claude-code", "--check").returncode == 0
+    home.where = home.folder / "project"
+    file = home.settings if whose == "user" else home.where / ".claude" / "settings.local.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    home.where.mkdir(exist_ok=True)
+    held = json.loads(file.read_text("utf-8-sig")) if file.exists() else {}
+    file.write_text(json.dumps(held | {"disableAllHooks": True}))
+    done = home.run("setup", "claude-code", "--check")
+    assert (done.returncode, "disableAllHooks: true: no hook runs" in done.stdout) == (1, True)
+    assert "no tool waits for you" in home.run("setup", "claude-code", "--yes").stderr
 
 
 def test_check_says_what_drifted(home: Home) -> None:

@@ -165,6 +165,12 @@ def has_approvals(text: str) -> bool:
     return any(_our_hooks(text, GATE))
 
 
+def hooks_are_off(text: str) -> bool:
+    """Whether these settings, the user's or a project's, make Claude Code run no hook at all (2.1.330 and 2.1.197)."""
+    _, text = _opened(text)
+    return json_text.parse(text).get("disableAllHooks") is True
+
+
 def _opened(text: str) -> tuple[str, str]:
     """The byte order mark if there is one, and the document behind it, which is an object that may hold hooks."""
     mark = BOM if text.startswith(BOM) else ""

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from repowire import config
 from repowire.agents import claude_code_setup as claude
+from repowire.agents import files
 from repowire.agents.json_text import NotJson
 from repowire.cli import command as c
 
@@ -84,6 +85,8 @@ def setup(args: argparse.Namespace) -> int:
     if args.check:
         return check(program, as_json=args.json)
     changed = apply(args, lambda part: edit(part, lambda text: part.add(text, program)))
+    for path in turned_off():
+        c.note(f"{path}: disableAllHooks is true: no hook runs, and no tool waits for you, until you take it out")
     if args.json:
         approvals = program.gated is not None
         c.put(c.to_json({"agent": args.agent, "approvals": approvals, "changed": changed, "dry_run": args.dry_run}))
@@ -114,6 +117,7 @@ def check(program: claude.Program, *, as_json: bool) -> int:
     for part in parts():
         raw = read(part.path)
         drifts += [(part.path, one) for one in part.drift(text_of(part.path, raw), program)]
+    drifts += [(path, claude.Drift("disableAllHooks", "true: no hook runs; take it out")) for path in turned_off()]
     if as_json:
         rows = [{"file": str(path), "entry": one.entry, "what": one.what} for path, one in drifts]
         c.put(c.to_json({"ok": not drifts, "drift": rows}))
@@ -170,6 +174,20 @@ def has_approvals() -> bool:
         return claude.has_approvals(text_of(path, read(path)))
     except NotJson:
         return False
+
+
+def turned_off() -> list[Path]:
+    """The settings of this user, and of the folder that we are in, that keep every hook from running."""
+    folder = Path(".claude").absolute()
+    found = []
+    for path in (parts()[0].path, folder / "settings.json", folder / "settings.local.json"):
+        try:
+            off = claude.hooks_are_off(files.text_of(str(path)))
+        except (NotJson, OSError):  # Claude Code reads it no better
+            off = False
+        if off and path not in found:
+            found.append(path)
+    return found
 
 
 def parts() -> list[Part]:

@@ -228,6 +228,21 @@ def test_escape_withdraws_the_question(new_town: Callable[..., Town], version: s
     assert not (ann.project / "made").exists()
 
 
+def test_no_rule_for_files_lets_the_gate_be_turned_off(new_town: Callable[..., Town], version: str) -> None:
+    rule = '{ tool = "Write", arguments = { file_path = "/*" }, other_arguments = true }'
+    town = new_town(config=f"[approvals]\nallow = [{rule}]\n")
+    ann = start(town, version)
+    settings = ann.project / ".claude" / "settings.json"
+    town.model.on(r"^off$", tool("Write", file_path=str(settings), content='{"disableAllHooks": true}'), "It is over.")
+    ann.type("off")
+    asked = the_question(town, ann)
+    assert asked["metadata"]["tool_input"]["file_path"] == str(settings)
+    assert answer(town, asked, "deny") == 200
+    ann.until_shows("It is over.")
+    ann.until_idle()
+    assert not settings.exists()
+
+
 def test_an_allow_rule_lets_its_very_call_through_and_no_other(new_town: Callable[..., Town], version: str) -> None:
     rule = '[[approvals.allow]]\ntool = "Bash"\narguments = { command = "touch made*" }\n'
     town = new_town(config=rule)
