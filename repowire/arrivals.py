@@ -68,12 +68,20 @@ def facts(mesh: Mesh, request: web.Request) -> Facts:
 
 
 def _agent(mesh: Mesh, request: web.Request, said: str | None) -> tuple[int | None, float | None]:
-    """The agent among the caller's ancestors: the nearest by its name, else the one that the environment names."""
+    """The agent among the caller's ancestors: the nearest by its name, else the one that the environment names.
+
+    Nobody names one above an agent: what that started would make its user's own shell an agent.
+    """
     line = mesh.auth.lineage(request)
     for pid, started in line:
         if mesh.procs.name(pid) in claude.PROGRAMS:
             return pid, started
-    return next(((pid, started) for pid, started in line if str(pid) == said), (None, None))
+    for pid, started in line if said is not None else ():
+        if str(pid) == said:
+            return pid, started
+        if callers.of_process(mesh, pid, started) is not None:
+            break
+    return None, None
 
 
 def known(mesh: Mesh, request: web.Request, found: Facts) -> Peer | None:

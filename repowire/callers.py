@@ -41,7 +41,7 @@ def _is_there(mesh: Mesh, line: list[tuple[int, float]]) -> bool:
 def met(mesh: Mesh, request: web.Request) -> Peer | None:
     """`calling` for what gives nobody a right: None for the human, and for whom nobody knows."""
     for pid, started in mesh.auth.lineage(request):
-        if (peer := _of_process(mesh, pid, started)) is not None:
+        if (peer := of_process(mesh, pid, started)) is not None:
             return peer
     for backend, name in SESSION_VARIABLES.items():
         session = mesh.auth.variable(request, name)
@@ -51,7 +51,7 @@ def met(mesh: Mesh, request: web.Request) -> Peer | None:
     return None
 
 
-def _of_process(mesh: Mesh, pid: int, started: float) -> Peer | None:
+def of_process(mesh: Mesh, pid: int, started: float) -> Peer | None:
     """The peer that this very process is, or was last."""
     peer = peers.by_process(mesh.db.conn, pid, started)
     if peer is None and (lived := peers.lived_in(mesh.db.conn, pid, started)):
@@ -78,7 +78,7 @@ def started_by(mesh: Mesh, request: web.Request, pid: int) -> bool:
     line = []
     for one in mesh.auth.lineage(request):
         line.append(one)
-        if _of_process(mesh, *one) is not None:
+        if of_process(mesh, *one) is not None:
             return any(ancestor in line for ancestor in mesh.procs.ancestors(pid))
     names = [name for name in SESSION_VARIABLES.values() if mesh.auth.variable(request, name)]
     return any(mesh.procs.variable(pid, name) == mesh.auth.variable(request, name) for name in names)

@@ -318,17 +318,22 @@ def test_who_hides_behind_many_ancestors_is_nobody(live: Live) -> None:
 
 def test_an_agent_cannot_make_the_humans_shell_an_agent(live: Live) -> None:
     """It would answer nothing any more."""
-    curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json' http://localhost"
+    asking = Asking(live, "p-1")
+    curl = f"curl -s --unix-socket {live.home}/daemon.sock -H 'Content-Type: application/json'"
     with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=live.environ) as shell:
         assert shell.stdin is not None
         assert shell.stdout is not None
         live.post("/peers", name="ann", path="/src/ann", agent_pid=shell.pid)
-        shell.stdin.write(f"""{curl}/peers -d '{{"name": "bad", "agent_pid": {os.getpid()}}}'; echo\n""")
-        shell.stdin.write(f"""{curl}/peers -d '{{"name": "child", "agent_pid": '$$'}}'; exit\n""")
+        bad, child = f'{{"name": "bad", "agent_pid": {os.getpid()}}}', """{"name": "child", "agent_pid": '$$'}"""
+        shell.stdin.write("".join(f"{curl} http://localhost/peers -d '{one}'; echo\n" for one in (bad, child)))
+        hook = f"{curl} -H 'X-Repowire-Agent-Pid: {os.getpid()}' http://localhost/hooks/claude-code/Stop"
+        shell.stdin.write(f"""{hook} -d '{{"session_id": "s-1", "cwd": "/src/ann"}}'; exit\n""")
         shell.stdin.flush()
-        refused, mine = shell.stdout.read().splitlines()
+        refused, mine, *_ = shell.stdout.read().splitlines()
     assert json.loads(refused)["detail"]["error"] == "not_your_process"
     assert json.loads(mine)["ok"] is True
+    assert live.cli("approvals", "answer", "p-1", "deny").returncode == 0
+    assert asking.answer()["decision"] == "deny"
 
 
 def test_an_agent_that_becomes_another_peer_gets_none_of_its_freedom(new_live: Callable[..., Live]) -> None:
