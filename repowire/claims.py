@@ -97,6 +97,7 @@ def register(
     back = peer is not None
     at_work = peer is not None and _at_work(change, peer, claim)
     moved = peer is None or peer.session != claim.session
+    its_own = claim.session is not None and not _anothers_session(change, claim, peer)
     peer = _refresh(change, peer, claim) if peer else _insert(change, claim, circle)
     if claim.pane_id:
         names.displace(change, peer, claim.pane_id)
@@ -108,7 +109,7 @@ def register(
     held_back = awaited or (claim.pane_id is not None and claim.session is not None and not connected)
     if not at_work and not (held_back and presence.reachable(change.db, peer.peer_id)):
         lives.say(change, peer, presence.OFFLINE if held_back else presence.ONLINE, "registered")
-    if claim.session is not None:
+    if claim.session is not None and its_own:
         sessions.remember(change, peer.peer_id, claim.session, anew=moved)
     change.record(
         "peer.returned" if back else "peer.registered",
@@ -205,6 +206,15 @@ def _lived_by_another(change: Change, peer: Peer, claim: Claim) -> bool:
     process = presence.evidence(change.db, peer.peer_id).get(presence.PROCESS)
     same = (peer.agent_pid, peer.agent_started) == (claim.agent_pid, claim.agent_started)
     return process is not None and process.fact == "alive" and claim.agent_started is not None and not same
+
+
+def _anothers_session(change: Change, claim: Claim, peer: Peer | None) -> bool:
+    """Whether another peer lives in it: an agent's helper may say the session of whoever started it."""
+    return any(
+        other.hidden_at is None and (peer is None or other.peer_id != peer.peer_id)
+        for other in peers.in_runtime_session(change.db, claim.session or "", claim.backend)
+        if _lived_by_another(change, other, claim)
+    )
 
 
 def _same_pane(peer: Peer, claim: Claim) -> bool:

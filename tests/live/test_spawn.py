@@ -738,6 +738,19 @@ def test_a_session_that_was_left_is_gone_on_with_as_the_same_peer(yard: Yard) ->
     assert yard.peers()["ann"]["circle"] == "night"
 
 
+def test_a_helper_that_says_the_session_of_its_agent_does_not_take_it_over(yard: Yard) -> None:
+    ann = Settled(yard, name="ann")
+    session = session_of(yard, ann.peer_id)
+    for _ in range(2):
+        helper = yard.live.post(
+            "/peers", name="h", path="/src/h", agent_pid=os.getpid(), metadata={"session_id": "s-1"}
+        )
+        assert helper["peer_id"] != ann.peer_id
+    told = yard.live.post(f"/sessions/{session}/controls/notify", text="for ann")
+    assert told["executor_peer_id"] == ann.peer_id
+    assert yard.live.get(f"/peers/{ann.peer_id}/transcript")["repowire_session_id"] == session
+
+
 def test_a_session_that_another_process_lives_in_is_not_resumed_beside_it(yard: Yard) -> None:
     ann = Settled(yard, name="ann")
     session = session_of(yard, ann.peer_id)
