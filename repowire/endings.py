@@ -47,18 +47,28 @@ def owned(mesh: Mesh, peer: Peer) -> Owned:
     return pane
 
 
+def behind(mesh: Mesh, peer: Peer, pane: Owned) -> Owned | None:
+    """The agent itself, where a script in the pane has started it: it may outlive the script."""
+    pid, started = peer.agent_pid, peer.agent_started
+    if pid is None or started is None or pid == pane.pid or not mesh.procs.alive(pid, started):
+        return None
+    return pane._replace(pid=pid, started=started) if (pane.pid, pane.started) in mesh.procs.ancestors(pid) else None
+
+
 # -- rules ---------------------------------------------------------------------
 
 
-async def end(mesh: Mesh, pane: Owned) -> None:
-    """Close the pane, and see that its process ends. 500 `kill_failed` when it does not."""
+async def end(mesh: Mesh, peer: Peer, pane: Owned) -> None:
+    """Close the pane, and see that its process and the agent end. 500 `kill_failed` when they do not."""
+    agent = behind(mesh, peer, pane)
     try:
         await tmux.kill_pane(pane.server, pane.pane_id, pane.pid)
     except tmux.Gone:
         pass  # tmux has it no more; the process is ended below
     except (tmux.Failed, tmux.Hangs) as error:
         raise failed("kill_failed", f"pane {pane.pane_id} could not be closed: {error}") from None
-    await end_process(mesh, pane, hung_up=True)
+    for process in filter(None, (pane, agent)):
+        await end_process(mesh, process, hung_up=True)
 
 
 async def end_process(mesh: Mesh, pane: Owned, *, hung_up: bool = False) -> None:
@@ -103,7 +113,7 @@ async def _kill(mesh: Mesh, peer: Peer) -> bool | None:
     except Refusal:
         pane = None
     if pane is not None:
-        await end(mesh, pane)
+        await end(mesh, peer, pane)
         killed = True
     known = ownership.of_peer(mesh.db.conn, peer.peer_id)
     with mesh.change() as change:

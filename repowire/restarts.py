@@ -119,9 +119,12 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
         about = {"backend": order.backend, "profile": order.profile, "command": order.command}
         ownership.change_columns(change, known.spawn_id, phase=ownership.RESTARTING, remains=1, **about)
     await mesh.on_disk()
+    agent = endings.behind(mesh, peer, pane)
     try:
         await tmux.remain(pane.server, pane.pane_id, pane.pid, on=True)
         await endings.end_process(mesh, pane)
+        if agent is not None:  # no other one may begin beside it
+            await endings.end_process(mesh, agent, hung_up=True)
     except (tmux.Failed, tmux.Gone, tmux.Hangs, Refusal) as error:
         await spawn.mend(mesh, ownership.of_peer(mesh.db.conn, peer.peer_id) or known)
         if isinstance(error, Refusal):
