@@ -5,6 +5,7 @@ may answer, `policy` and `questions` say; how an event is read and answered is a
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -37,7 +38,9 @@ class Gate(NamedTuple):
 
     parse: Callable[[Mapping[str, Any]], Said]  # what the event says
     headline: Callable[[str, Mapping[str, Any]], str]  # of a tool and its arguments
-    verdict: Callable[[str, str], str]  # of `allow` or `deny` and why: what its hook prints
+    verdict: Callable[
+        [str, str, Mapping[str, Any]], str
+    ]  # of `allow` or `deny`, why, and the arguments: what it prints
     dialog: bool = False  # the agent's own dialog is on the screen meanwhile
 
 
@@ -111,7 +114,7 @@ async def post_gate(request: web.Request) -> web.Response:
     decision = None if question is None else question.decision
     if question is None or decision not in ("allow", "deny"):
         return web.Response(headers={VERDICT: "none"})  # not gated, or the dialog on the screen is still there
-    text = gate.verdict(decision, why(question))
+    text = gate.verdict(decision, why(question), json.loads(question.metadata)["tool_input"])
     return web.Response(body=text.encode(), headers={VERDICT: decision}, content_type="application/json")
 
 

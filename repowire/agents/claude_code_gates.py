@@ -23,12 +23,14 @@ def headline(tool: str, given: Mapping[str, Any]) -> str:
     return f"{tool}: {line}" if line else tool
 
 
-def tool_verdict(decision: str, reason: str) -> str:
-    """What a PreToolUse hook prints; `decision` is allow or deny."""
-    return _answer("PreToolUse", permissionDecision=decision, permissionDecisionReason=reason)
+def tool_verdict(decision: str, reason: str, given: Mapping[str, Any]) -> str:
+    """What a PreToolUse hook prints; `decision` is allow or deny. Allowed is the call that was shown, with arguments
+    `given`: another hook may have written it anew meanwhile, and the word of who ends last is what runs."""
+    shown = {"updatedInput": given} if decision == "allow" else {}
+    return _answer("PreToolUse", permissionDecision=decision, permissionDecisionReason=reason, **shown)
 
 
-def dialog_verdict(decision: str, reason: str) -> str:
+def dialog_verdict(decision: str, reason: str, given: Mapping[str, Any]) -> str:
     """What a PermissionRequest hook prints; `decision` is allow or deny."""
     said = {"behavior": decision} | ({"message": reason} if decision == "deny" else {})
     return _answer("PermissionRequest", decision=said)

@@ -3,6 +3,7 @@
 What ran is read from the disk: a tool call makes a file, or it does not.
 """
 
+import json
 import os
 import signal
 import sys
@@ -214,6 +215,40 @@ def arguments_of(folder: Path) -> list[str]:
     except OSError:
         return [""]
     return words if any(word.endswith("/gate_stdio.py") for word in words) else [""]
+
+
+def test_what_was_shown_is_what_runs(new_town: Callable[..., Town], version: str) -> None:
+    """Another hook of the user's, or of a project's, writes the call anew while he reads it."""
+    town = new_town()
+    hooks = town.user.read(town.user.settings)["hooks"]
+    anew = {"hookEventName": "PreToolUse", "updatedInput": {"command": "touch other", "description": "d"}}
+    (town.live.folder / "anew.json").write_text(json.dumps({"hookSpecificOutput": anew}))
+    other = {"type": "command", "command": f"cat {town.live.folder}/anew.json"}
+    hooks["PreToolUse"].append({"matcher": "Bash", "hooks": [other]})
+    town.user.change_settings(hooks=hooks)
+    ann = start(town, version)
+    ann.type("shell touch made")
+    asked = the_question(town, ann)
+    assert asked["metadata"]["tool_input"]["command"] == "touch made"
+    assert answer(town, asked, "allow") == 200
+    ann.until_shows("It ran.")
+    ann.until_idle()
+    assert (ann.project / "made").exists()
+    assert not (ann.project / "other").exists()
+
+
+def test_a_large_call_runs_as_it_was_shown(new_town: Callable[..., Town], version: str) -> None:
+    town = new_town()
+    ann = start(town, version)
+    content = "".join(f'{number} ä€ \u2028 😀 \\ " \t.\n' for number in range(20_000))
+    town.model.on(r"^write$", tool("Write", file_path=str(ann.project / "made"), content=content), "It is over.")
+    ann.type("write")
+    asked = the_question(town, ann)
+    assert asked["metadata"]["tool_input"]["content"] == content
+    assert answer(town, asked, "allow") == 200
+    ann.until_shows("It is over.")
+    ann.until_idle()
+    assert (ann.project / "made").read_text() == content
 
 
 def test_escape_withdraws_the_question(new_town: Callable[..., Town], version: str) -> None:
