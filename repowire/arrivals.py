@@ -204,12 +204,14 @@ def _text_of(file: str) -> str:
 
 
 def caller(mesh: Mesh, request: web.Request) -> Peer:
-    """On whose behalf a request speaks: the agent's peer, made where it is not one yet, or the human's."""
+    """On whose behalf a request speaks: the agent's peer, made where it is not one yet, or the human's. 403 as
+    `callers.calling`."""
     found = facts(mesh, request)
     peer = known(mesh, request, found)
     if peer is not None:
         return peer
     if found.pid is None and found.session is None:
+        callers.calling(mesh, request)  # 403 where nobody knows who it is: that is not the human
         return callers.human(mesh)
     with mesh.change() as change:
         peer, _ = arrive(change, mesh, request, found, claude.Said(source="startup"))

@@ -270,7 +270,7 @@ def test_an_agent_that_sheds_its_identity_is_no_human(live: Live, shed: str, orp
 
 GONE = """
 import json, os, socket, sys
-body = json.dumps({"correlation_id": "p-1", "option_id": "allow"}).encode()
+body = os.environ["BODY"].encode()
 head = "POST %s HTTP/1.1\\r\\nHost: x\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n"
 link = socket.socket(socket.AF_UNIX)
 link.connect(sys.argv[1])
@@ -288,14 +288,31 @@ def test_who_answers_and_is_gone_is_nobody(live: Live, paths: list[str], orphan:
     script = live.folder / "gone.py"
     script.write_text(GONE)
     command = [sys.executable, "-I", "-S", str(script), live.ready["socket"], *paths]
+    environ = live.environ | {"BODY": json.dumps({"correlation_id": "p-1", "option_id": "allow"})}
     for _ in range(5):
         os.kill(live.pid, signal.SIGSTOP)
-        subprocess.run(["setsid", *command] if orphan else command, env=live.environ, check=True)
+        subprocess.run(["setsid", *command] if orphan else command, env=environ, check=True)
         os.kill(live.pid, signal.SIGCONT)
         live.get("/health")
     assert is_open(live, "p-1")
     live.post("/answer", correlation_id="p-1", option_id="deny")
     assert asking.answer()["decision"] == "deny"
+
+
+def test_who_speaks_over_mcp_and_is_gone_is_nobody(live: Live) -> None:
+    live.post("/peers", name="ben", path="/src/ben")
+    script = live.folder / "gone.py"
+    script.write_text(GONE)
+    said = {"name": "notify_peer", "arguments": {"peer_name": "ben", "message": "from your user"}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": said}
+    command = [sys.executable, "-I", "-S", str(script), live.ready["socket"], "/mcp"]
+    os.kill(live.pid, signal.SIGSTOP)
+    subprocess.run(command, env=live.environ | {"BODY": json.dumps(body)}, check=True)
+    os.kill(live.pid, signal.SIGCONT)
+    live.get("/health")
+    live.post("/notify", to_peer="ben", text="the last")
+    told = {line["text"] for line in live.get("/events?limit=500") if line.get("text")}
+    assert told == {"the last"}
 
 
 def test_who_hides_behind_many_ancestors_is_nobody(live: Live) -> None:
