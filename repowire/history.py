@@ -192,6 +192,7 @@ def search(
     wanted = pattern_of(query)
     raw = query.lower().encode() if PLAIN.fullmatch(query) else None  # it stands in the line as it is
     hits, ends_at = list[tuple[Told, re.Match[str]]](), time.monotonic() + SEARCH_SECONDS
+    size = 0
     for source in sources:
         with suppress(OSError):  # it went away meanwhile
             scroll = Scroll(source.path)
@@ -202,8 +203,11 @@ def search(
                     at = wanted.search(clean(one.turn.text))
                     if at is not None and all(hit.place != one.place for hit, _ in hits):
                         hits.append((one, at))
+                        size += len(one.turn.text)
                     if len(hits) == limit:
                         return hits, True
+                    if size > PAGE_BYTES:
+                        return hits, False
             finally:
                 scroll.close()
     return hits, True
@@ -441,7 +445,8 @@ async def get_search(request: web.Request) -> web.Response:
         at = wanted.search(item["text"] or "")
         if at is not None and len(results) < limit and not _stands(item, seen):
             results.append(_result(item, item["id"], at))
-    why = None if whole else f"only what could be read in {SEARCH_SECONDS:g} s was searched, the newest first"
+    most = f"{SEARCH_SECONDS:g} s, or {PAGE_BYTES >> 20} MiB of turns that have it"
+    why = None if whole else f"not everything was searched, the newest first: at most {most}"
     return wire.reply(
         {
             **_whose(peer, session),

@@ -407,6 +407,19 @@ async def test_a_search_that_takes_too_long_says_that_it_is_not_all(
     assert told["degradation_message"]
 
 
+async def test_a_search_that_finds_long_turns_ends_early_and_says_so(api: Api, home: Path) -> None:
+    peer_id = await peer(api, "claude-code", metadata={"session_id": "s-claude"})
+    long = [
+        claude("user", f"{number} {'needle ' * 200_000}", f"2026-11-25T12:00:0{number}.000Z") for number in range(4)
+    ]
+    with (home / ".claude/projects/-src-app/s-claude.jsonl").open("a") as file:
+        file.write(lines(*long))
+    told = await api.get(f"/peers/{peer_id}/timeline/search", q="needle")
+    assert [one["item"]["text"][0] for one in told["results"]] == ["3", "2"]
+    assert told["degraded"] is True
+    assert "MiB" in told["degradation_message"]
+
+
 @pytest.mark.parametrize(
     "before", ["", "x", "eyJhIjogMX0=", "W251bGwsIG51bGwsIC0xXQ==", "W251bGwsIDcsIDFd", "W1tb" * 1000]
 )
