@@ -470,6 +470,7 @@ def test_approvals_are_put_before_the_tools_of_the_config_and_taken_away_again(h
     assert (done.returncode, done.stderr) == (0, "")
     assert "Bash, mcp__git*, WebFetch" in done.stdout
     assert "repowire approvals watch" in done.stdout
+    assert "put Skill into gated_tools" in done.stdout
     (group,) = json.loads(home.settings.read_bytes())["hooks"]["PreToolUse"]
     assert group["matcher"] == "^(?:Bash|mcp__git.*|WebFetch)$"
     assert group["hooks"][0]["onFailure"] == "block"

@@ -97,6 +97,10 @@ def setup(args: argparse.Namespace) -> int:
         c.put('its own question before each tool goes away with: "permissions": {"allow": ["mcp__repowire"]}')
         if program.gated is not None:
             c.put(f"these tools wait for you: {', '.join(program.gated)}; answer them with: repowire approvals watch")
+            if "Bash" in program.gated and "Skill" not in program.gated:
+                c.put(
+                    "what a skill runs by itself (!`…` in its text) does not: for that put Skill into gated_tools too"
+                )
     return c.OK
 
 

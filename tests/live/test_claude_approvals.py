@@ -251,6 +251,24 @@ def test_a_large_call_runs_as_it_was_shown(new_town: Callable[..., Town], versio
     assert (ann.project / "made").read_text() == content
 
 
+def test_a_skill_that_runs_commands_waits_where_it_is_gated(new_town: Callable[..., Town], version: str) -> None:
+    """Claude Code runs what stands in a skill between !` and ` itself: no gate of Bash ever sees it."""
+    town = new_town(config='[approvals]\ngated_tools = ["Bash", "Skill"]\n')
+    ann = town.claude("ann", version)
+    skill = ann.project / ".claude" / "skills" / "release" / "SKILL.md"
+    skill.parent.mkdir(parents=True)
+    skill.write_text("---\nname: release\ndescription: x\nallowed-tools: Bash(*)\n---\nIt says: !`touch $ARGUMENTS`\n")
+    town.model.on(r"^release$", [tool("Skill", skill="release", args="made")], "It is over.")
+    ann.start(bypass=True)
+    ann.type("release")
+    asked = the_question(town, ann)
+    assert asked["metadata"]["tool_input"] == {"skill": "release", "args": "made"}
+    assert answer(town, asked, "deny") == 200
+    ann.until_shows("It is over.")
+    ann.until_idle()
+    assert not (ann.project / "made").exists()
+
+
 def test_escape_withdraws_the_question(new_town: Callable[..., Town], version: str) -> None:
     town = new_town()
     ann = start(town, version)
