@@ -41,7 +41,7 @@ def resume_of(backend: str, session: str | None, transcript: str | None) -> Resu
         return Resume(session, run.resumed(session), warning="whether the session can be found is the agent's to say")
     try:
         told = os.stat(transcript).st_size > 0
-    except OSError:
+    except (OSError, ValueError):  # a path may hold what no path may
         told = False
     if not told:
         return Resume(session, [], f"the session has no transcript yet, or it is gone ({transcript})")

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repowire import mcp_servers
+from repowire.agents import claude_code_hooks
 from repowire.agents.mcp_config import KINDS, CannotEdit, Place, Server, added, removed, servers
 from repowire.errors import Refusal
 
@@ -280,6 +281,13 @@ async def _tried_again(clock: FakeClock, asked: "asyncio.Task[Any]") -> None:
     await until_async(lambda: clock.sleeping or asked.done())
     clock.advance(mcp_servers.TRY_SECONDS)
     await asyncio.sleep(0)
+
+
+def test_a_folder_that_none_can_be_is_not_claudes() -> None:
+    """A hook says the transcript, and with it the folder of the settings."""
+    assert claude_code_hooks.config_dir("/home/ann/.claude/projects/-src/s.jsonl") == "/home/ann/.claude"
+    for odd in ("/home/a\0nn/.claude/projects/-src/s.jsonl", ".claude/projects/-src/s.jsonl", "/elsewhere", "", None):
+        assert claude_code_hooks.config_dir(odd) is None
 
 
 async def test_a_file_that_was_made_read_only_stays_as_it_is(ann: Api, home: Path) -> None:

@@ -73,7 +73,7 @@ def context(event: str, text: str) -> str:
 def config_dir(transcript: str | None) -> str | None:
     """Claude's folder (`~/.claude`, or CLAUDE_CONFIG_DIR), from the path of a transcript in it."""
     head, found, _ = (transcript or "").rpartition("/projects/")
-    return head if found and os.path.isabs(head) else None
+    return head if found and os.path.isabs(head) and "\0" not in head else None
 
 
 def usual_dir() -> str:
