@@ -99,6 +99,10 @@ class Ask(NamedTuple):
         return choices.answer_of(self.answer)
 
 
+SOON = "ask.soon"  # one was opened that ends before anybody would look
+LOOKED_AT_SECONDS = 60.0
+
+
 def wait_topic(correlation_id: str) -> str:
     """Who listens to it waits for the ask's reply."""
     return f"wait:{correlation_id}"
@@ -236,6 +240,8 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
         question=json.dumps(question.as_json()) if question else None,
     )
     change.db.execute(_INSERT, (None, *ask[1:]))
+    if expires_at - change.now < LOOKED_AT_SECONDS:
+        change.ring(SOON)
     if draft.reply_to:
         _close_by_reply(change, draft.reply_to, ask)
     return ask, delivery

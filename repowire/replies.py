@@ -209,7 +209,7 @@ def taken(change: Change, correlation_id: str) -> None:
 
 # -- loop --------------------------------------------------------------------
 
-WAKES = ("ask.stale",)
+WAKES = (asks.SOON,)
 
 
 def at_start(mesh: Mesh) -> None:
@@ -235,7 +235,7 @@ def tick(mesh: Mesh) -> float:
         with mesh.change() as change:
             change.db.execute(_FORGET, (now - CLOSED_SECONDS,))
     first = db.execute(f"SELECT min(expires_at) {_OPEN}").fetchone()[0]
-    return 60.0 if first is None else max(0.05, min(60.0, first - now))
+    return asks.LOOKED_AT_SECONDS if first is None else max(0.05, min(asks.LOOKED_AT_SECONDS, first - now))
 
 
 # One of an ask-many stays as long as its sisters are open, since the roll-up reads it

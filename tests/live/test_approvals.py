@@ -378,6 +378,18 @@ def test_an_agent_that_becomes_another_peer_gets_none_of_its_freedom(new_live: C
     assert asked["decision"] == "deny"
 
 
+def test_a_question_between_agents_ends_with_its_default_when_its_time_is_up(live: Live) -> None:
+    """And not when the daemon looks the next time, up to a minute later."""
+    for name in ("ann", "ben"):
+        live.post("/peers", name=name)
+    question = {"kind": "choice", "options": [{"id": "red"}, {"id": "blue"}], "timeout_seconds": 0.3}
+    asked = {"from_peer": "ann", "to_peer": "ben", "text": "which?", "if_offline": "queue"}
+    name = live.post("/ask", **asked, question={**question, "default_answer": {"option_id": "blue"}})["correlation_id"]
+    got = live.post(f"/asks/{name}/wait", peer_id="ann", timeout_seconds=10)
+    assert (got["status"], got["option_id"]) == ("resolved", "blue")
+    live.post("/answer", correlation_id=name, option_id="red", expect=410)
+
+
 # -- a full disk -------------------------------------------------------------------
 
 
