@@ -38,9 +38,12 @@ def tick(mesh: Mesh) -> float:
         "SELECT * FROM deliveries WHERE state IN ('queued', 'held') AND expires_at <= ? LIMIT 500", (now,)
     ).fetchall()
     if stale or late:
+        unwritten = {one.delivery_id for door in mesh.doors for one in (*door.unwritten, *door.items)}
         with mesh.change() as change:
             for one in (Delivery.of(row) for row in stale):
-                if (one.leased_by or "").startswith(PICKUP):
+                if one.delivery_id in unwritten:  # behind what a slow reader is being written: its lease begins then
+                    change.db.execute("UPDATE deliveries SET leased_at = ? WHERE seq = ?", (now, one.seq))
+                elif (one.leased_by or "").startswith(PICKUP):
                     deliveries.release(change, [one], "not_confirmed")
                 else:
                     deliveries.unknown(change, one, "no receipt came within the lease")

@@ -62,6 +62,35 @@ async def test_what_became_unknown_in_a_long_stop_is_taken_again_by_who_remember
     assert ([it.delivery_id for it in again], state(mesh, one)) == ([one.delivery_id], ("leased", None))
 
 
+async def test_what_waits_behind_a_slow_write_does_not_become_unknown(mesh, ben, clock):
+    """It was never written: when the way ends it goes back into the mailbox."""
+
+    class Slow:
+        async def hand(self, _):
+            await asyncio.Event().wait()
+
+        def abort(self):
+            raise AssertionError("nothing failed")
+
+    first, second = queue(mesh, ben), queue(mesh, ben)
+    door = Door(ben.peer_id, "socket:a")
+    mesh.doors.open(door)
+    worker = mailboxes.Worker(mesh, door, Slow())
+    worker.begin()
+    await until_async(lambda: door.in_hand is not None)
+    third = queue(mesh, ben)
+    with mesh.change() as change:
+        door.unwritten += deliveries.lease(change, ben.peer_id, door.holder, most=1)
+    clock.advance(mesh.config.daemon.delivery_lease_seconds + 1)
+    leases.tick(mesh)
+    assert [state(mesh, one)[0] for one in (first, second, third)] == ["unknown", "leased", "queued"]
+    await worker.end()
+    assert [state(mesh, one) for one in (first, second)] == [
+        ("unknown", "no receipt came within the lease"),
+        ("queued", "way_closed"),
+    ]
+
+
 async def test_what_ended_is_forgotten_after_its_time_and_what_waits_is_not(mesh, ben, clock):
     config = mesh.config.daemon
     kept = max(config.ask_ttl_seconds, config.delivery_queue_ttl_seconds) + deliveries.KEPT_SECONDS
