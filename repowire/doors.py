@@ -44,7 +44,7 @@ class Door:
         self.clear = False
         self.stalled = False  # the far end does not read: what is put into it would wait
         self.items: list[Any] = []
-        self.unwritten: list[Any] = []  # what its worker took out of it
+        self.unwritten: list[Any] = []  # what was taken out of it to be written
         self.in_hand: Any = None  # and is writing just now
         self.nudge = Nudge()
         self.resting = False  # its worker has nothing to do: what is put in may be written by another

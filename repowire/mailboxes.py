@@ -118,7 +118,7 @@ async def _work(mesh: Mesh, door: Door, hand: Hand) -> None:
     """Until nothing waits in the mailbox or in the door."""
     unwritten = door.unwritten
     while True:
-        if door.clear or door.items:
+        if door.clear or door.items or unwritten:
             unwritten += _all_in(door)
             await mesh.db.on_disk()
         elif (left := door.retry_at - mesh.clock.now()) > 0:
@@ -178,12 +178,15 @@ async def flush(mesh: Mesh) -> None:
     while True:
         await mesh.doors.due.nudge.wait()
         doors = mesh.doors.due.take()
+        for door in doors:
+            if door.resting:
+                door.unwritten += _all_in(door)  # what is put in from now on is not what the disk is waited for
         try:
             await mesh.db.on_disk()
             _write_at_once(mesh, doors)
         finally:
             for door in doors:
-                if door.items:
+                if door.unwritten:
                     door.ring()
 
 
@@ -191,8 +194,8 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
     """No await in here: nobody sees an item that is neither in its door nor written."""
     written: list[Delivery] = []
     for door in doors:
-        while door.resting and door.items and door.at_once is not None and door.at_once(door.items[0]):
-            written.append(door.items.pop(0))
+        while door.resting and door.unwritten and door.at_once is not None and door.at_once(door.unwritten[0]):
+            written.append(door.unwritten.pop(0))
     _say_sent(mesh, written)
     for delivery in written:
         if mesh.bus.heard(topic := _written_topic(delivery.delivery_id)):  # nobody waits for a copy of a broadcast

@@ -43,7 +43,7 @@ class Far:
 
     def __init__(self, life: "LifeOfDeliveries", program: Program) -> None:
         self.life, self.program = life, program
-        self.refuses = self.broken = False
+        self.refuses = self.broken = self.ended = False
         self.arrives_though_cut = False
         self.reading = asyncio.Event()
         self.reading.set()
@@ -61,6 +61,15 @@ class Far:
             raise
         self.arrive(one)
         return True
+
+    def hand_at_once(self, one: Delivery) -> bool:
+        if self.broken or not self.reading.is_set():
+            return False
+        self.arrive(one)
+        return True
+
+    def abort(self) -> None:
+        self.ended = True
 
     def arrive(self, one: Delivery) -> None:
         truth = self.life.truths[one.delivery_id]
@@ -107,10 +116,19 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         self.mesh = daemon.open_mesh(settings_of, self.clock)
         self.mesh.shared = self.shared
 
-        async def at_once(*_: object) -> None:
+        async def soon(*_: object) -> None:
             """The disk is another test's."""
+            await asyncio.sleep(0)
 
-        self.mesh.db.on_disk = at_once
+        self.mesh.db.on_disk = soon
+        self.flushing = self.loop.create_task(mailboxes.flush(self.mesh))
+
+    async def close(self) -> None:
+        receipts.note(self.mesh)
+        self.flushing.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.flushing
+        self.mesh.close()
 
     def run(self, coroutine) -> None:
         """Do it on the loop, and let everything that follows from it happen."""
@@ -126,7 +144,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         if hasattr(self, "mesh"):
             self.run(self.end_well())
             self.run(self.cut(False))
-            self.mesh.close()
+            self.run(self.close())
         self.loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -146,15 +164,15 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         remembers = program.instance is not None
         holder = f"instance:{program.instance}" if remembers else f"socket:{id(self.far)}"
         door = Door(self.peer_id, holder, receipts=True, remembers=remembers)
+        door.at_once = self.far.hand_at_once
         self.mesh.doors.open(door)
-        self.door, self.worker = door, asyncio.create_task(mailboxes.serve(self.mesh, door, self.far.hand))
+        self.door, self.worker = door, mailboxes.Worker(self.mesh, door, self.far)
+        self.worker.begin()
 
     async def cut(self, arrives: bool) -> None:
         if self.far is not None:
             self.far.arrives_though_cut = arrives
-            self.worker.cancel()
-            with suppress(asyncio.CancelledError, ConnectionResetError):
-                await self.worker
+            await self.worker.end()
             self.late += self.far.receipts
             self.far = None
 
@@ -193,7 +211,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         self.far.broken = True
 
     async def notice(self) -> None:
-        if self.far is not None and self.worker.done():
+        if self.far is not None and self.far.ended:
             await self.cut(False)
 
     # -- messages and receipts ------------------------------------------------
@@ -264,7 +282,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
     @rule(arrives=st.booleans())
     def restart(self, arrives):
         self.run(self.cut(arrives))
-        self.mesh.close()
+        self.run(self.close())
         self.run(self.open())
 
     # -- what holds -----------------------------------------------------------

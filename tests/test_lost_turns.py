@@ -67,6 +67,39 @@ async def test_no_reply_leaves_before_the_disk_has_what_it_says(both, monkeypatc
     assert (await sent).status == 200
 
 
+async def test_no_frame_leaves_before_the_disk_has_its_message(api, monkeypatch):
+    """Save what the disk was waited for, whatever came into the same door meanwhile."""
+    api.mesh.shared = True
+    ann = await api.connect("ann", capabilities=["delivery_receipts"])
+    door = api.mesh.doors.of(ann.peer_id)
+    await until_async(lambda: door.resting)
+    await api.mesh.db.on_disk()
+    begun, may_sync, sync_file = [], threading.Semaphore(0), db.sync_file
+
+    def slow(file):
+        begun.append(file)
+        may_sync.acquire()
+        sync_file(file)
+
+    monkeypatch.setattr(db, "sync_file", slow)
+    try:
+        sent = [asyncio.create_task(api.post("/notify", to_peer="ann", text="one"))]
+        await until_async(lambda: begun and len(door.items + door.unwritten) == 1)
+        sent.append(asyncio.create_task(api.post("/notify", to_peer="ann", text="two")))
+        await until_async(lambda: len(door.items + door.unwritten) == 2)
+        may_sync.release()
+        assert (await ann.next())["text"] == "one"
+        second = asyncio.create_task(ann.next())
+        for _ in range(5):
+            await api.get("/health")
+        assert not second.done()
+    finally:
+        for _ in range(20):
+            may_sync.release()
+    assert (await second)["text"] == "two"
+    await asyncio.gather(*sent)
+
+
 async def test_a_touch_is_forgiven_and_a_read_waits_for_nothing(both, monkeypatch):
     await both.post("/peers", name="ann", path="/src/ann")
 
