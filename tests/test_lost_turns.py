@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from conftest import until_async
 
-from repowire import db
+from repowire import db, deliveries
 
 
 class Trouble:
@@ -67,12 +67,15 @@ async def test_no_reply_leaves_before_the_disk_has_what_it_says(both, monkeypatc
     assert (await sent).status == 200
 
 
-async def test_no_frame_leaves_before_the_disk_has_its_message(api, monkeypatch):
+@pytest.mark.parametrize("worker_rests", [True, False])
+async def test_no_frame_leaves_before_the_disk_has_its_message(api, monkeypatch, worker_rests):
     """Save what the disk was waited for, whatever came into the same door meanwhile."""
     api.mesh.shared = True
     ann = await api.connect("ann", capabilities=["delivery_receipts"])
     door = api.mesh.doors.of(ann.peer_id)
     await until_async(lambda: door.resting)
+    if not worker_rests:
+        door.at_once = None  # so that nobody writes for it
     await api.mesh.db.on_disk()
     begun, may_sync, sync_file = [], threading.Semaphore(0), db.sync_file
 
@@ -98,6 +101,45 @@ async def test_no_frame_leaves_before_the_disk_has_its_message(api, monkeypatch)
             may_sync.release()
     assert (await second)["text"] == "two"
     await asyncio.gather(*sent)
+
+
+@pytest.mark.parametrize("taking", ["lease", "take_again"])
+async def test_no_frame_leaves_before_the_disk_has_its_lease(api, monkeypatch, taking):
+    """Or a power cut would make the mailbox send it once more."""
+    api.mesh.shared = True
+    hello = {"path": "/src/ann", "capabilities": ["delivery_receipts", "dedupe"], "instance": "a1"}
+    ann = await api.connect("ann", **hello)
+    if taking == "take_again":
+        await api.post("/notify", to_peer="ann", text="hi")
+        await ann.next()  # and no receipt
+    await ann.close()
+    await until_async(lambda: api.mesh.doors.of(ann.peer_id) is None)
+    if taking == "lease":
+        await api.post("/notify", to_peer="ann", text="hi")
+    may_sync, sync_file, take = threading.Event(), db.sync_file, getattr(deliveries, taking)
+    may_sync.set()
+
+    def slow(file):
+        may_sync.wait()
+        sync_file(file)
+
+    def taken(*arguments):
+        may_sync.clear()
+        return take(*arguments)
+
+    monkeypatch.setattr(db, "sync_file", slow)
+    monkeypatch.setattr(deliveries, taking, taken)
+    try:
+        ann = await api.connect("ann", **hello)
+        came = asyncio.create_task(ann.next())
+        await until_async(lambda: not may_sync.is_set())
+        for _ in range(5):
+            await api.get("/health")
+        assert not came.done()
+    finally:
+        monkeypatch.setattr(deliveries, taking, take)
+        may_sync.set()
+    assert (await came)["text"] == "hi"
 
 
 async def test_a_touch_is_forgiven_and_a_read_waits_for_nothing(both, monkeypatch):
