@@ -405,13 +405,17 @@ def test_an_agent_that_ignores_the_hangup_is_ended_all_the_same(yard: Yard) -> N
     assert gone(pid)
 
 
+def child_of(pid: int) -> int:
+    """Its one child, once it has one."""
+    return int(until(lambda: subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout))
+
+
 @pytest.mark.parametrize("verb", ["kill", "restart"])
 def test_an_agent_behind_a_script_that_outlives_the_script_is_ended_too(yard: Yard, verb: str) -> None:
     native = yard.program("native", AGENTS["stubborn"])
     yard.program("steady", f'{native} "$@" &\nwait')
     ann = Settled(yard)
-    said = subprocess.run(["pgrep", "-P", str(ann.pid)], capture_output=True, text=True, check=True).stdout
-    agent = int(said)
+    agent = child_of(ann.pid)
     yard.pids.append(agent)
     where = {"path": str(yard.work / "app"), "pane_id": ann.pane, "metadata": {"hook_session_id": "s-1"}}
     told = yard.live.post("/peers", name="x", peer_id=ann.peer_id, agent_pid=agent, **where)
@@ -420,7 +424,7 @@ def test_an_agent_behind_a_script_that_outlives_the_script_is_ended_too(yard: Ya
         assert yard.kill(ann.peer_id)["tmux_killed"] is True
     else:
         ann.restart()
-        yard.pids.append(yard.pid(ann.pane))
+        yard.pids += [yard.pid(ann.pane), child_of(yard.pid(ann.pane))]
     assert gone(ann.pid)
     assert gone(agent)
 
