@@ -106,6 +106,14 @@ def ended(db: Connection, procs: Procs) -> list[Spawn]:
     return [one for one in found if one.pane is None or not procs.alive(one.pane.pid, one.pane.started)]
 
 
+def standing(db: Connection, procs: Procs) -> int:
+    """How many are being opened, or run."""
+    rows = [Spawn(*row) for row in db.execute("SELECT * FROM spawns")]
+    return sum(
+        one.phase == OPENING or (one.pane is not None and procs.alive(one.pane.pid, one.pane.started)) for one in rows
+    )
+
+
 def rooted(db: Connection, pid: int, started: float) -> Spawn | None:
     """What we opened whose pane's first process is this one."""
     row = db.execute("SELECT * FROM spawns WHERE pane_pid = ? AND pane_started = ?", (pid, started)).fetchone()

@@ -263,6 +263,7 @@ TMUX_SOCKET = _text(
     lambda value: value == "" or os.path.isabs(value),
     "The tmux server in which agents are started; empty means your own.",
 )
+MAX_AGENTS = _whole("agents", 1, 10_000, "How many started agents may run at once; one more is refused.")
 SETTLE = _seconds(
     0, 60, "How long a start is watched: what ends within it has failed, and is told with what it showed."
 )
@@ -330,6 +331,7 @@ class SpawnSection(NamedTuple):
     login_shell_seconds: Annotated[float, LOGIN_SHELL_SECONDS] = 5
     tmux_socket: Annotated[str, TMUX_SOCKET] = ""
     settle_seconds: Annotated[float, SETTLE] = 2
+    max_agents: Annotated[int, MAX_AGENTS] = 64
 
 
 class OwnApprovals(NamedTuple):

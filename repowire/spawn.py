@@ -20,7 +20,7 @@ from repowire.agents import runs
 from repowire.allowances import Order, lines_of, order_of
 from repowire.claims import Claim
 from repowire.clock import new_id
-from repowire.errors import Refusal, conflict, failed, forbidden, gone, invalid
+from repowire.errors import Refusal, conflict, failed, forbidden, gone, invalid, too_many
 from repowire.login_shell import LoginShell
 from repowire.mesh import MESH, Change, Mesh
 from repowire.messages import Note
@@ -81,6 +81,13 @@ async def start(mesh: Mesh, starts: Starts, order: Order, *, again: Peer | None 
     starts.launches[spawn_id] = Launch(order)  # before it is written down: `run` mends what nobody is at
     try:
         with mesh.change() as change:
+            most = mesh.config.spawn.max_agents
+            if ownership.standing(change.db, mesh.procs) >= most:
+                raise too_many(
+                    "too_many_agents",
+                    f"{most} started agents run already; end one, or raise spawn.max_agents",
+                    limit=most,
+                )
             ownership.open_one(change, _opening(change, spawn_id, order, socket, again))
         await mesh.on_disk()
         return await bring_up(mesh, starts, spawn_id, order, window, again)

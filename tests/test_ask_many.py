@@ -65,6 +65,12 @@ async def test_the_list_of_peers_is_checked(both, to_peers):
     assert got["detail"]["field"] == "to_peers"
 
 
+async def test_a_question_is_for_one(both, town):
+    got = await both.post("/ask-many", expect=422, to_peers=["ben"], text="x", question={"kind": "acknowledge"})
+    assert got["detail"]["field"] == "question"
+    assert "POST /ask" in got["detail"]["hint"]
+
+
 async def test_a_declined_and_an_expired_child_have_failed(both, town, clock):
     got = await both.post("/ask-many", to_peers=["ben", "cy"], text="x")
     cids = [one["correlation_id"] for one in got["children"]]

@@ -23,6 +23,7 @@ from repowire.spawn import ROLES
 
 NOT_ALLOWED = "nothing may be started, the command line is not allowed, or the folder lies outside"
 NOT_HAD = "a wrong field, `command_unavailable` or `profile_unavailable`"
+TOO_MANY = "`too_many_agents`: `spawn.max_agents` run already"
 ENDED_AT_ONCE = "`tmux_failed`, or `spawn_failed` with the `screen` and the `exit_status` of what ended at once"
 NO_SESSION = "no such session"
 SEVERAL = "several peers have the name: `candidates`"
@@ -119,7 +120,7 @@ ROUTES = [
             role=word(*ROLES),
         ),
         answer=shape("Spawned"),
-        refuses={403: NOT_ALLOWED, 404: "no such folder", 422: NOT_HAD, 500: ENDED_AT_ONCE},
+        refuses={403: NOT_ALLOWED, 404: "no such folder", 422: NOT_HAD, 429: TOO_MANY, 500: ENDED_AT_ONCE},
     ),
     Route(
         "POST", "/spawn/{spawn_id}/launch", "post_launch", "What a launcher in its pane is to become.",
@@ -189,7 +190,7 @@ ROUTES = [
         answer=shape("SessionResumed"),
         refuses={
             403: NOT_ALLOWED, 404: NO_SESSION, 409: "`active_executor`, `resume_unavailable` or `cross_host`",
-            422: NOT_HAD, 500: ENDED_AT_ONCE,
+            422: NOT_HAD, 429: TOO_MANY, 500: ENDED_AT_ONCE,
         },
     ),
 ]  # fmt: skip

@@ -229,6 +229,20 @@ def test_what_is_refused_says_why_and_opens_nothing(yard: Yard, body: Any, statu
     assert yard.peers().keys() <= {"human"}
 
 
+def test_no_more_run_at_once_than_the_config_lets(yard: Yard) -> None:
+    yard.live.term()
+    yard.settings["max_agents"] = 2
+    yard.start()
+    first = yard.spawn()
+    yard.spawn()
+    panes = yard.new_panes()
+    refused = yard.spawn(expect=429)
+    assert (refused["error"], refused["limit"], "spawn.max_agents" in refused["hint"]) == ("too_many_agents", 2, True)
+    assert yard.new_panes() == panes
+    yard.kill(first["display_name"])
+    yard.spawn()
+
+
 def test_only_what_lies_in_an_allowed_folder_is_entered(yard: Yard) -> None:
     outside = yard.live.folder / "outside"
     (outside / "deep").mkdir(parents=True)
