@@ -186,7 +186,7 @@ def tick(mesh: Mesh) -> float:
 async def post_ask_many(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
     body = await wire.read(request)
-    if body.fields.get("question") is not None:
+    if body.has("question"):
         raise invalid("question", "is not for several: put it to each of them with POST /ask")
     draft = Draft(
         from_peer=asks.speaker(mesh, request, body),

@@ -319,17 +319,17 @@ class Database:
 
     def _sync_log(self) -> None:
         target = self.committed  # before the sync starts: a commit during it may be half taken along
-        if self.failure is not None or self.synced >= target:
-            return
-        try:
-            sync_file(self._log_file)
-            if not self._folder_synced:
-                sync_folder(self.path.parent)
-                self._folder_synced = True
-        except OSError as error:
-            self._fail(error)
-        else:
+        if self.failure is None and self.synced < target:
+            try:
+                sync_file(self._log_file)
+                if not self._folder_synced:
+                    sync_folder(self.path.parent)
+                    self._folder_synced = True
+            except OSError as error:
+                self._fail(error)
+                return
             self.synced = target
+        if self._loop is not None:  # somebody may have begun to wait while all was on the disk already
             self._on_loop(self._settle_waiters)
 
     def _settle_waiters(self) -> None:

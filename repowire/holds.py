@@ -76,8 +76,11 @@ def hold(change: Change, peer: Peer, reason: str | None, seconds: float | None) 
 
 def release(change: Change, peer: Peer, why: str) -> int:
     """Let its mail through again; returns how many messages wait. The same again changes nothing."""
+    locked = peer.peer_id in change.mesh.doors.locked
     change.mesh.doors.locked.discard(peer.peer_id)
     if change.db.execute("DELETE FROM holds WHERE peer_id = ?", (peer.peer_id,)).rowcount == 0:
+        if locked:  # by a hold that was lost with its turn
+            deliveries.mail(change, peer.peer_id)
         return deliveries.depth(change.db, peer.peer_id)
     rows = change.db.execute(
         "UPDATE deliveries SET state = 'queued', reason = 'released'"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from repowire import holds
+from repowire import holds, peers
 
 
 @pytest.fixture
@@ -63,6 +63,16 @@ async def test_a_hold_for_no_time_is_refused_and_holds_nothing(api, ben, seconds
     refused = await api.request("POST", "/peers/ben/hold", json={"seconds": seconds})
     assert refused.status == 422
     assert (await api.get("/peers/ben/doctor"))["hold"] is None
+
+
+async def test_a_hold_that_was_lost_with_its_turn_is_let_go_again(api, ben):
+    with pytest.raises(ZeroDivisionError), api.mesh.change() as change:
+        holds.hold(change, peers.load(change.db, ben.peer_id), None, None)
+        raise ZeroDivisionError
+    sent = await api.post("/notify", to_peer="ben", text="hi")
+    assert sent["state"] == "held"
+    await api.post("/peers/ben/release")
+    assert (await ben.next())["text"] == "hi"
 
 
 async def test_one_goes_in_now_past_the_hold_and_the_others_wait(api, ben):
