@@ -65,10 +65,15 @@ async def test_a_hold_for_no_time_is_refused_and_holds_nothing(api, ben, seconds
     assert (await api.get("/peers/ben/doctor"))["hold"] is None
 
 
-async def test_a_hold_that_was_lost_with_its_turn_is_let_go_again(api, ben):
-    with pytest.raises(ZeroDivisionError), api.mesh.change() as change:
-        holds.hold(change, peers.load(change.db, ben.peer_id), None, None)
+def hold_and_fail(mesh, peer_id):
+    with mesh.change() as change:
+        holds.hold(change, peers.load(change.db, peer_id), None, None)
         raise ZeroDivisionError
+
+
+async def test_a_hold_that_was_lost_with_its_turn_is_let_go_again(api, ben):
+    with pytest.raises(ZeroDivisionError):
+        hold_and_fail(api.mesh, ben.peer_id)
     sent = await api.post("/notify", to_peer="ben", text="hi")
     assert sent["state"] == "held"
     await api.post("/peers/ben/release")
