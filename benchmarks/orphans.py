@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -50,7 +51,7 @@ def main() -> None:
             tmux.window("sh", "-c", "sleep 600; true")
         live.start()
         with RepowireClient(home=live.home) as daemon:
-            look = lambda: daemon.orphan_panes(tmux=str(tmux.socket))  # noqa: E731 - for this alone
+            look = partial(daemon.orphan_panes, tmux=str(tmux.socket))
             panes = len(look()["panes"])
             whole = took(look, asked.rounds)
         alone = took(lambda: tmux.run("list-panes", "-a", "-F", "#{pane_id}"), asked.rounds)
