@@ -67,6 +67,18 @@ async def test_no_reply_leaves_before_the_disk_has_what_it_says(both, monkeypatc
     assert (await sent).status == 200
 
 
+async def test_what_finds_the_write_buffer_full_is_written_by_the_worker(api):
+    api.mesh.shared = True
+    ann = await api.connect("ann")
+    door = api.mesh.doors.of(ann.peer_id)
+    await until_async(lambda: door.resting)
+    door.at_once = lambda one: False
+    for n in range(3):
+        await api.post("/notify", to_peer="ann", text=f"{n}")
+        assert (await ann.next())["text"] == f"{n}"
+        await until_async(lambda: door.resting and not door.unwritten)
+
+
 @pytest.mark.parametrize("worker_rests", [True, False])
 async def test_no_frame_leaves_before_the_disk_has_its_message(api, monkeypatch, worker_rests):
     """Save what the disk was waited for, whatever came into the same door meanwhile."""
