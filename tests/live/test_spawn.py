@@ -431,8 +431,10 @@ def test_an_agent_behind_a_script_that_outlives_the_script_is_ended_too(yard: Ya
     ann = Settled(yard)
     agent = child_of(ann.pid)
     yard.pids.append(agent)
-    where = {"path": str(yard.work / "app"), "pane_id": ann.pane, "metadata": {"hook_session_id": "s-1"}}
-    told = yard.live.post("/peers", name="x", peer_id=ann.peer_id, agent_pid=agent, **where)
+    until(lambda: yard.peers()[ann.name]["ws_connected"])  # from then on its word alone is no proof
+    shown = {"pane_id": ann.pane, "metadata": {"hook_session_id": "s-1"}, "birth_certificate": ann.certificate}
+    where = {"path": str(yard.work / "app"), "peer_id": ann.peer_id}
+    told = yard.live.post("/peers", name="x", agent_pid=agent, **where, **shown)
     assert told["peer_id"] == ann.peer_id
     if verb == "kill":
         assert yard.kill(ann.peer_id)["tmux_killed"] is True
@@ -637,6 +639,7 @@ class Settled:
         backend = self.yard.peers()[self.name]["backend"]
         back = self.yard.live.post("/peers", name="x", peer_id=self.peer_id, path=path, backend=backend, **told)
         assert back["peer_id"] == self.peer_id
+        self.certificate = back["birth_certificate"]
 
     def restart(self, *, expect: int = 200, **body: Any) -> dict[str, Any]:
         found: dict[str, Any] = self.yard.live.post(f"/peers/{self.peer_id}/restart", expect=expect, **body)
