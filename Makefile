@@ -13,6 +13,8 @@ PUBLISHED := .agents/published-0.17.0/.installed
 PANE_TESTS := tests/test_tmux.py tests/test_ws_hook.py tests/live/test_gates.py tests/live/test_links.py tests/live/test_rehooks.py
 # A tmux sets TMUX for what runs in it, so only one given on the command line counts.
 TMUX_PROGRAM := $(if $(filter command line,$(origin TMUX)),$(TMUX))
+# Tests at once: most of the ones with real processes wait. `make test JOBS=0` runs one after the other, in this process.
+JOBS ?= 2
 MESHBENCH ?= ../shared/tools/bench/meshbench.py
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ MESHBENCH ?= ../shared/tools/bench/meshbench.py
 
 help:
 	@echo "make demo     two scripted peers talk in a private tmux, over a private daemon"
-	@echo "make test     every test, the ones with real processes too (tests/live)"
+	@echo "make test     every test, the ones with real processes too (tests/live); JOBS=2 at once"
 	@echo "make agents   fetch the real Claude Code for tests/live into .agents (make test does it too)"
 	@echo "make published fetch the published client for tests/live into .agents (make test does it too)"
 	@echo "make test-panes TMUX=/path/to/tmux    the tests of panes with another tmux than the one on the PATH"
@@ -47,7 +49,7 @@ demo: $(READY)
 test: $(READY)
 	@$(MAKE) --no-print-directory --keep-going agents || echo "not every agent is there: the tests with it will be skipped"
 	@$(MAKE) --no-print-directory published || echo "the published client is not there: the tests with it will be skipped"
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # With an older or newer tmux: distributions and their archives have some, and one can be built.
 test-panes: $(READY)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -296,6 +297,7 @@ class Live:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
         self.environ = {key: value for key, value in os.environ.items() if not key.startswith("REPOWIRE_")}
+        self.environ.pop("COLUMNS", None)  # what the command line prints is read whole, as in a pipe
         self.environ |= {"REPOWIRE_HOME": str(self.home), "HOME": str(folder), "NO_COLOR": "1"}
         self.environ["TMUX_TMPDIR"] = str(folder)  # the user's own tmux is none of ours
         self.process: subprocess.Popen[bytes] | None = None
@@ -437,6 +439,20 @@ def new_live(short_folder: Path) -> Iterator[Callable[..., Live]]:
     yield build
     for daemon in made:
         daemon.close()
+    left = end_daemons(short_folder)
+    assert not left, f"the test left daemons behind: {left}"
+
+
+def end_daemons(folder: Path) -> list[str]:
+    """Kill the daemons with a home in that folder, and who starts one; the command lines of those that ran."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            words = entry.read_bytes().decode(errors="replace").split("\0")
+            if "daemon" in words and any(word.startswith(f"{folder}/") for word in words):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+                found.append(" ".join(words))
+    return found
 
 
 @pytest.fixture

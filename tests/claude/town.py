@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from conftest import Live, TmuxServer, until
+from conftest import Live, TmuxServer, end_daemons, until
 
 from claude.driver import NEWEST, PATIENCE_SECONDS, Claude, User, content
 from claude.model import Block, Model, Turn, tool
@@ -29,6 +29,10 @@ class Town:
     def start_daemon(self) -> None:
         self.live.start(REPOWIRE_DELIVERY__INBOX="true" if self.way == "inbox" else "false")
 
+    def without_mcp(self) -> None:
+        """Take repowire's MCP server off its Claudes: it starts a daemon itself, as soon as none answers."""
+        self.user.write(self.user.state, self.user.read(self.user.state) | {"mcpServers": {}})
+
     def claude(self, name: str, version: str = NEWEST) -> Claude:
         """A Claude that is not started yet. All that a town shall have are to be made before the first starts."""
         self.claudes.append(Claude(self.tmux, self.user, name, version))
@@ -47,6 +51,13 @@ class Town:
 
     def reachable(self, name: str) -> bool:
         return self.peer(name).get("status") in ("online", "busy")
+
+    def close(self) -> None:
+        """End every Claude, and the daemon that its MCP server may have started in place of one that ended."""
+        for claude in self.claudes:
+            claude.kill()
+        self.live.close()
+        until(lambda: not end_daemons(self.live.folder))
 
     # -- messages
 

@@ -36,12 +36,12 @@ def new_town(new_live: Callable[..., Live], tmux: TmuxServer) -> Iterator[Callab
             word = "on" if approvals else "off"
             done = live.cli("setup", "claude-code", "--approvals", word, "--yes", HOME=str(towns[-1].user.home))
             assert done.returncode == 0, done.stderr
+            towns[-1].without_mcp()
             return towns[-1]
 
         yield build
         for town in towns:
-            for claude in town.claudes:
-                claude.kill()
+            town.close()
 
 
 @pytest.fixture(params=VERSIONS)

@@ -33,8 +33,7 @@ def new_town(new_live: Callable[..., Live], tmux: TmuxServer) -> Iterator[Callab
 
         yield build
         for town in towns:
-            for claude in town.claudes:
-                claude.kill()
+            town.close()
 
 
 @pytest.fixture(params=WAYS)
@@ -207,7 +206,7 @@ def test_a_daemon_killed_in_between_loses_nothing_and_repeats_nothing(town: Town
 def test_a_daemon_that_is_restarted_serves_its_panes_within_seconds(new_town: Callable[[str], Town]) -> None:
     town = new_town("panes")
     ben = town.claude("ben")
-    town.user.write(town.user.state, town.user.read(town.user.state) | {"mcpServers": {}})  # it would start one itself
+    town.without_mcp()
     town.arrive(ben)
     assert town.live.term() == 0
     town.start_daemon()

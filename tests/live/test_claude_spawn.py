@@ -63,8 +63,7 @@ def new_hired(new_live: Callable[..., Live], tmux: TmuxServer) -> Iterator[Calla
 
         yield build
         for town in made:
-            for claude in town.claudes:
-                claude.kill()
+            town.close()
 
 
 @pytest.mark.parametrize("version", [NEWEST, WITHOUT_INBOX])

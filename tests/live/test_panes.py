@@ -340,7 +340,7 @@ async def test_however_long_the_daemon_was_away_it_is_back_at_once(
     await town.open()
     await until_async(lambda: "p-ann" in town.sockets, 3)
     sent = await town.send("hello")
-    await until_async(lambda: heard(claude, f"#{sent}"))
+    await until_async(lambda: heard(claude, f"#{sent}") and town.receipts(sent))
     assert town.receipts(sent) == [("injected", None)]
 
 
