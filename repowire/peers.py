@@ -264,7 +264,7 @@ def resolve(db: Connection, name: str, circle: str | None = None) -> Peer:
         )
         return found[-1]
     if not found:
-        raise unknown(db, name)
+        raise unknown(db, name, circle)
     if len(found) > 1:
         raise _ambiguous(name, found)
     return found[0]
@@ -282,7 +282,7 @@ def exactly(db: Connection, name: str, circle: str | None = None) -> Peer:
     if len(found) > 1:
         raise _ambiguous(name, found, "tmux_session", "pane_id")
     if not found:
-        raise unknown(db, name)
+        raise unknown(db, name, circle)
     return found[0]
 
 
@@ -299,7 +299,13 @@ def _candidates(found: list[Peer], *more: str) -> list[dict[str, str | None]]:
     return [{fact: getattr(one, fact) for fact in ("peer_id", "display_name", "circle", *more)} for one in found]
 
 
-def unknown(db: Connection, name: str) -> Refusal:
+def unknown(db: Connection, name: str, circle: str | None = None) -> Refusal:
+    """404 for a name that nobody has, or nobody in this circle."""
+    if circle is not None and (elsewhere := named(db, name)):
+        circles = sorted({peer.circle for peer in elsewhere})
+        where = ", ".join(map(repr, circles[:3])) + (f" and {len(circles) - 3} more" if len(circles) > 3 else "")
+        hint = f"{name} is not in circle {circle!r} but in {where}: name that circle, or none"
+        return not_found("peer", name, hint, near=[], candidates=_candidates(elsewhere))
     names = {row[0] for row in db.execute("SELECT display_name FROM peers WHERE hidden_at IS NULL LIMIT 2000")}
     near = difflib.get_close_matches(name[:64], sorted(names), n=3, cutoff=0.6)
     hint = f"there is no peer {name[:64]!r}: " + (f"did you mean {', '.join(near)}? " if near else "")

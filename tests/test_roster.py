@@ -104,6 +104,17 @@ async def test_an_unknown_name_is_not_found_with_the_near_ones(api):
     assert (await api.get("/peers/xxxxxx", expect=404))["detail"]["near"] == []
 
 
+@pytest.mark.parametrize("circles", [["red"], ["red", "blue"], ["a", "b", "c", "d"]])
+async def test_a_peer_of_another_circle_is_not_found_with_its_circle(api, circles):
+    ids = [register(api.mesh, "ann", path=f"/{circle}", circle=circle).peer_id for circle in circles]
+    register(api.mesh, "anna", path="/anna", circle="night")
+    detail = (await api.get("/peers/ann", circle="nigth", expect=404))["detail"]
+    assert (detail["error"], detail["near"]) == ("peer_not_found", [])
+    assert [one["peer_id"] for one in detail["candidates"]] == ids
+    where = {1: "'red'", 2: "'blue', 'red'", 4: "'a', 'b', 'c' and 1 more"}[len(circles)]
+    assert detail["hint"] == f"ann is not in circle 'nigth' but in {where}: name that circle, or none"
+
+
 async def test_an_ambiguous_name_is_a_conflict_with_its_candidates(api):
     ids = {circle: register(api.mesh, "ben", path=f"/{circle}", circle=circle).peer_id for circle in ("red", "blue")}
     detail = (await api.get("/peers/ben", expect=409))["detail"]
