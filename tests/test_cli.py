@@ -26,7 +26,7 @@ from repowire import __version__, errors
 from repowire.cli import NOUNS
 from repowire.cli import command as c
 
-EVIL = "\x1b[2J\x1b]0;title\x07ben\x9b31m\u202eexe\u2066\x00\x7f\n\rnext"
+EVIL = "\x1b[2J\x1b]0;title\x07ben\x9b31m\u202eexe\u2066\x00\x7f\u200b\u2060\u00ad\u3164\U000e0041\n\rnext"
 PEER = {
     "peer_id": "repow-default-0011223344ff",
     "name": "ben",
@@ -196,7 +196,7 @@ def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> No
         (["asks", "--inbound", "--outbound"], "not allowed with"),
         (["daemon", "--port", "99999"], "a whole number from 0 to 65535"),
         (["peer"], "required: list|describe|register|unregister"),
-        (["tail", "--\x1b[31mred"], "unrecognized arguments: --red;"),
+        (["tail", "--\x1b[31mred"], "unrecognized arguments: --\\x1b[31mred;"),
     ],
 )
 def test_a_mistake_is_one_line_and_2(cli: Cli, arguments: list[str], said: str) -> None:
@@ -221,11 +221,11 @@ def test_listen_without_a_daemon_is_3(cli: Cli) -> None:
 
 
 def test_a_refusal_is_1_with_the_hint_and_near_names(cli: Cli, stub: Stub) -> None:
-    no = {"detail": {"error": "peer_not_found", "hint": "there is no peer 'bne'", "near": ["ben", "bea\x1b[1m"]}}
+    no = {"detail": {"error": "peer_not_found", "hint": "there is no peer 'bne'", "near": ["ben", "bea\u200b"]}}
     stub.answers["POST /ask"] = (404, no)
     done = cli("ask", "bne", "hello")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "repowire: there is no peer 'bne' (did you mean ben or bea?)\n"
+    assert done.stderr == "repowire: there is no peer 'bne' (did you mean ben or bea\\u200b?)\n"
 
 
 def test_a_wrong_token_says_what_to_set(cli: Cli, stub: Stub) -> None:
@@ -541,6 +541,7 @@ def test_tail_prints_events_as_they_come_and_filters(stub: Stub, environ: dict[s
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=20)
     assert child.returncode == 130
+    assert UNSAFE.search(first) is None
     assert first.split()[:5] == [b"10:00:00", b"5", b"ask.opened", b"from=ann", b"to=ben"]
     assert second.split() == [b"10:00:00", b"7", b"ask.closed", b"reason=ack"]
     assert stub.asked[0][0] == "GET /events/stream?since=4"
@@ -552,27 +553,31 @@ def test_tail_prints_events_as_they_come_and_filters(stub: Stub, environ: dict[s
 @pytest.mark.parametrize(
     ("raw", "shown"),
     [
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]52;c;Y29weQ==\x07clip", "clip"),
-        ("\x1b]0;title\x1b\\x", "x"),
-        ("\x9b2Jclear", "clear"),
-        ("\x1bPq#0\x1b\\sixel", "sixel"),
-        ("half \x1b[", "half "),
-        ("\x1b", ""),
-        ("a\u202eb\u2066c\u200fd", "abcd"),
-        ("nul\x00bel\x07bs\x08del\x7f", "nulbelbsdel"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x1b]52;c;Y29weQ==\x07clip", r"\x1b]52;c;Y29weQ==\x07clip"),
+        ("\x9b2Jclear", r"\x9b2Jclear"),
+        ("\x1b", r"\x1b"),
+        ("a\u202eb\u2066c\u200fd", r"a\u202eb\u2066c\u200fd"),
+        ("nul\x00bel\x07bs\x08del\x7f", r"nul\x00bel\x07bs\x08del\x7f"),
         ("tab\tline\nfeed\r", "tab line feed "),
-        ("\u2028\ufeff", " "),
-        ("\ud800", ""),
+        ("\u2028\ufeff", r" \ufeff"),
+        ("\ud800", r"\ud800"),
+        ("an\u200bn an\u2060n a\u00adn\U000e0041", r"an\u200bn an\u2060n a\xadn\U000e0041"),
+        ("an\u200dn 日\u200d\u200d本 x\ufe0f \u3164", r"an\u200dn 日\u200d\u200d本 x\ufe0f \u3164"),
+        ("⚠\ufe0f 1\ufe0f\u20e3 ❤\ufe0f\u200d🔥 می\u200cروم", "⚠\ufe0f 1\ufe0f\u20e3 ❤\ufe0f\u200d🔥 می\u200cروم"),
+        ("10\xa0000\u202f€ 日本\u3000語", "10\xa0000\u202f€ 日本\u3000語"),
         ("héllo ✓ 日本 👩‍💻", "héllo ✓ 日本 👩‍💻"),
     ],
 )
 def test_clean(raw: str, shown: str) -> None:
     assert c.clean(raw) == shown
-    assert c.clean("a\nb\tc\x1b[1m", lines=True) == "a\nb\tc"
+    assert c.clean("a\r\nb\tc\x1b[1m", lines=True) == "a\nb\tc\\x1b[1m"
 
 
-UNSAFE = re.compile(b"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
+UNSAFE = re.compile(
+    b"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]|\xe2\x80\x8b|\xe2\x81\xa0"
+    b"|\xc2\xad|\xe3\x85\xa4|\xf3\xa0\x81\x81"
+)
 
 
 def test_no_escape_of_a_peer_reaches_the_screen(stub: Stub, environ: dict[str, str]) -> None:
@@ -586,7 +591,16 @@ def test_no_escape_of_a_peer_reaches_the_screen(stub: Stub, environ: dict[str, s
         "GET /asks/history": {"asks": [{**ASK, "text": EVIL, "from_peer": EVIL, "to_peer": EVIL}], "next": None},
         "POST /notify": (403, {"detail": {"error": "forbidden", "hint": EVIL, "near": [EVIL]}}),
         "GET /traces/ask-1": {"stages": [{"seq": 0, "stage": EVIL, "status": EVIL, "detail": {EVIL: EVIL}}]},
-        "GET /events/stream": b"",
+        "GET /deliveries": {
+            "deliveries": [
+                {
+                    **dict.fromkeys(("delivery_id", "from_peer", "to_peer", "reason", "text"), EVIL),
+                    "state": "failed",
+                    "created_at": None,
+                }
+            ],
+            "next": None,
+        },
     }
     commands = [
         ["peer", "list"],
@@ -598,6 +612,7 @@ def test_no_escape_of_a_peer_reaches_the_screen(stub: Stub, environ: dict[str, s
         ["asks"],
         ["notify", "ben", "x"],
         ["trace", "ask-1"],
+        ["deliveries"],
     ]
     for command in commands:
         _, shown = on_a_terminal({**environ, "NO_COLOR": "1"}, *command, columns=200)

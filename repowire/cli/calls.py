@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from repowire import shapes
 
 ALLOW, DENY = "allow", "deny"
-# What counts as printable and yet shows as nothing or as a blank: joiners, fillers, selectors of a glyph's variant
-BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 IN_HEAD = ("tool_name", "cwd", "session_id", "agent_id", "tool_input")  # of the metadata, shown in a place of their own
 DEEPER = "  "
@@ -101,7 +99,7 @@ def _lines(question: "shapes.Question") -> Iterator[Line]:
     for name, value in facts:
         if value is not None:
             yield Line(name, inline(value if isinstance(value, str) else _json(value)))
-    first, *rest = visible(question["prompt"]).split("\n")
+    first, *rest = c.visible(question["prompt"]).split("\n")
     yield Line("", first)
     yield from (Line("", DEEPER + line) for line in rest)
     for name, value in about.items():
@@ -132,7 +130,7 @@ def _call(call: dict[str, Any], deeper: str = "") -> Iterator[Line]:
     for old, new in change:
         yield from (line._replace(text=deeper + line.text) for line in _diff(old, new))
     if content is not None:
-        yield from (Line("", f"{deeper}+ {line}", "green") for line in visible(content).split("\n"))
+        yield from (Line("", f"{deeper}+ {line}", "green") for line in c.visible(content).split("\n"))
 
 
 def _value(name: str, value: Any, deeper: str = "") -> Iterator[Line]:
@@ -142,7 +140,7 @@ def _value(name: str, value: Any, deeper: str = "") -> Iterator[Line]:
             yield Line(f"{head}[{number}]")
             yield from _call(one, deeper + DEEPER)
         return
-    first, *rest = visible(value if isinstance(value, str) else _json(value)).split("\n")
+    first, *rest = c.visible(value if isinstance(value, str) else _json(value)).split("\n")
     yield Line(head, first)
     yield from (Line("", f"{deeper}{DEEPER}{line}") for line in rest)
 
@@ -155,7 +153,7 @@ def _diff(old: str, new: str) -> Iterator[Line]:
     """By whole lines; never by letters, which takes minutes for a long text."""
     from difflib import SequenceMatcher
 
-    before, after = visible(old).split("\n"), visible(new).split("\n")
+    before, after = c.visible(old).split("\n"), c.visible(new).split("\n")
     raw = SequenceMatcher(None, old.split("\n"), new.split("\n"))
     for tag, begin, end, first, last in raw.get_opcodes():
         if tag == "equal":
@@ -167,20 +165,4 @@ def _diff(old: str, new: str) -> Iterator[Line]:
 
 def inline(text: str) -> str:
     """`visible`, on one line."""
-    return visible(text).replace("\n", "⏎").replace("\t", "\\t")
-
-
-def visible(text: str) -> str:
-    """The text with what a terminal would hide, show as a blank or obey written as escapes; tabs and line ends stay."""
-    if text.isprintable() and BLANK.search(text) is None:
-        return text
-    return "".join(letter if _shown(letter) else _escape(letter) for letter in text)
-
-
-def _shown(letter: str) -> bool:
-    return (letter.isprintable() and BLANK.match(letter) is None) or letter in "\t\n"
-
-
-def _escape(letter: str) -> str:
-    code = ord(letter)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return c.visible(text).replace("\n", "⏎").replace("\t", "\\t")

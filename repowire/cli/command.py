@@ -26,13 +26,15 @@ Run = Callable[[argparse.Namespace], int]
 
 # -- printing ------------------------------------------------------------------
 # Texts, since the few lines that need them compile them (re keeps what it compiled): start-up time.
-ESCAPES = (
-    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
-    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"  # OSC, DCS, SOS, PM, APC
-    "|\x1b[ -/]*[0-~]?"  # the short ones
+# What counts as printable and yet shows as nothing or as a blank: joiners, fillers, selectors of a glyph's variant
+BLANK = "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+# What prose may have of them, once, in its place: the blanks of languages, what makes a glyph of two, its coloured form
+GLUE = "\x00-\x7f\u200b-\u200f\u2060-\u206f\ufe00-\ufe0f"
+PROSE = (
+    "[\xa0\u2000-\u200a\u202f\u205f\u3000]"
+    f"|(?<=[^{GLUE}])[\ufe0e\ufe0f]|(?<=[0-9#*])\ufe0f(?=\u20e3)"
+    f"|(?<=[^{GLUE}])[\u200c\u200d](?=[^{GLUE}])|(?<=[^{GLUE}]\ufe0f)\u200d(?=[^{GLUE}])"
 )
-BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-UNSAFE = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff" + BIDI
 BREAKS = "\t\n\x0b\x0c\r\x85\u2028\u2029"
 
 PROGRESS_SECONDS = 2.0
@@ -40,21 +42,44 @@ PROGRESS_SECONDS = 2.0
 COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
+def visible(text: str, spared: str = "") -> str:
+    """The text with what a terminal would obey, hide or show as a blank written as escapes.
+
+    Tabs and line ends stay, and the letters that the pattern `spared` finds.
+    """
+    if text.isprintable() and (text.isascii() or re.search(BLANK, text) is None):
+        return text
+    return _with(text, spared, _escape)
+
+
+def _with(text: str, spared: str, escape: Callable[[str], str]) -> str:
+    kept = {found.start() for found in re.finditer(spared, text)} if spared else set[int]()
+    return "".join(one if at in kept or _shown(one) else escape(one) for at, one in enumerate(text))
+
+
+def _shown(letter: str) -> bool:
+    return letter in "\t\n" or (letter.isprintable() and re.match(BLANK, letter) is None)
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def clean(text: object, *, lines: bool = False) -> str:
-    """Text from others without escapes, control characters and bidi controls; on one line unless `lines`."""
+    """What others wrote, `visible`, save what prose needs; on one line unless `lines`."""
     raw = str(text)
-    if raw.isprintable():
+    if raw.isascii() and raw.isprintable():
         return raw
-    plain = re.sub(f"[{UNSAFE}]", "", re.sub(ESCAPES, "", raw))
-    return re.sub("[\x0b\x0c\r\x85\u2028\u2029]", "", plain) if lines else re.sub(f"[{BREAKS}]", " ", plain)
+    return visible(raw.replace("\r\n", "\n") if lines else re.sub(f"[{BREAKS}]", " ", raw), PROSE)
 
 
 def to_json(value: object) -> str:
-    """JSON on one line; what `clean` would take away is written as an escape instead."""
+    """JSON on one line; what `clean` would write as an escape is one of JSON's here."""
     text = json.dumps(value, ensure_ascii=False)
-    if text.isprintable():
+    if text.isprintable() and (text.isascii() or re.search(BLANK, text) is None):
         return text
-    return re.sub(f"[{UNSAFE}\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _with(text, PROSE, lambda letter: json.dumps(letter)[1:-1])
 
 
 def put(text: str) -> None:
