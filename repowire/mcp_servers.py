@@ -10,8 +10,7 @@ import os
 import re
 import socket as host
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from aiohttp import web
 
 from repowire import callers, peers, sessions, wire
 from repowire.agents import claude_code_hooks as claude
+from repowire.agents.files import TRIES, TRY_SECONDS, Locked, locked
 from repowire.agents.mcp_config import KINDS, CannotEdit, Kind, Place, Server, added, removed, servers
 from repowire.clock import Clock
 from repowire.config import sync_folder
@@ -31,8 +31,6 @@ NOT_NAMES = ("__proto__", "constructor", "prototype")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 TYPES = ("stdio", "http", "sse")
 MOST_BYTES = 32 << 20
-TRIES, TRY_SECONDS = 50, 0.05  # at a file that others write too
-STALE_SECONDS = 10.0  # a lock that is older was left behind, as Claude Code has it
 MAX_CHARS, MOST_WORDS = 8192, 200
 
 # -- model ---------------------------------------------------------------------
@@ -43,10 +41,6 @@ class Config(NamedTuple):
 
     kind: Kind
     places: list[Place]
-
-
-class Locked(Exception):
-    """Another program changes the file just now."""
 
 
 class Editing:
@@ -166,7 +160,7 @@ async def edit(clock: Clock, place: Place, change: Callable[[str], str]) -> None
 def _edited(place: Place, change: Callable[[str], str], now: float) -> bool:
     """Change it while nobody else does; False where somebody does."""
     try:
-        with _locked(place, now):
+        with locked(place.lock, now):
             before = read(place)
             return _replaced(place, before, change(before))
     except Locked:
@@ -177,27 +171,6 @@ def _edited(place: Place, change: Callable[[str], str], now: float) -> bool:
         raise _unusable(place, "nested too deeply; it was not touched") from None
     except OSError as error:
         raise _unusable(place, f"cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def _locked(place: Place, now: float) -> Iterator[None]:
-    """Hold the lock of the agent's own programs, where they have one. Raises Locked while one of them holds it."""
-    if place.lock is None:
-        yield
-        return
-    os.makedirs(os.path.dirname(place.lock), mode=0o700, exist_ok=True)
-    try:
-        os.mkdir(place.lock)
-    except FileExistsError:
-        with suppress(FileNotFoundError):
-            if now - os.stat(place.lock).st_mtime > STALE_SECONDS:
-                os.rmdir(place.lock)
-        raise Locked from None
-    try:
-        yield
-    finally:
-        with suppress(FileNotFoundError):  # taken for left behind
-            os.rmdir(place.lock)
 
 
 def _replaced(place: Place, before: str, after: str) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repowire import mcp_servers
-from repowire.agents import claude_code_hooks
+from repowire.agents import claude_code_hooks, files
 from repowire.agents.mcp_config import KINDS, CannotEdit, Place, Server, added, removed, servers
 from repowire.errors import Refusal
 
@@ -279,7 +279,7 @@ async def test_the_lock_of_claude_codes_own_programs_is_heeded_and_taken(
 async def _tried_again(clock: FakeClock, asked: "asyncio.Task[Any]") -> None:
     """Let it wait once for the lock, if it does."""
     await until_async(lambda: clock.sleeping or asked.done())
-    clock.advance(mcp_servers.TRY_SECONDS)
+    clock.advance(files.TRY_SECONDS)
     await asyncio.sleep(0)
 
 

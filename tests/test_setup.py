@@ -30,6 +30,7 @@ from repowire.agents.claude_code_setup import (
     server_drift,
 )
 from repowire.agents.json_text import NotJson
+from repowire.cli import setup
 
 ROOT = Path(__file__).parent.parent
 HERE = Program(sys.executable, str(ROOT / "repowire"))
@@ -539,3 +540,32 @@ def test_control_characters_of_a_settings_file_do_not_reach_the_terminal(home: H
     done = home.run("setup", "claude-code", "--dry-run")
     assert done.returncode == 0
     assert not {"\u009b", "\u202e"} & set(done.stdout)
+
+
+def test_the_lock_of_claude_codes_own_programs_is_heeded(home: Home) -> None:
+    lock, before = home.main.with_name(".claude.json.lock"), home.main.read_bytes()
+    lock.mkdir()
+    done = home.run("setup", "claude-code", "--yes")
+    assert (done.returncode, home.main.read_bytes()) == (1, before)
+    assert f"{home.main}: is being changed by Claude Code (it holds {lock})" in done.stderr
+    assert lock.is_dir()
+    os.utime(lock, (0, 0))  # left behind by one that was killed
+    assert home.run("setup", "claude-code", "--yes").returncode == 0
+    assert (home.main.read_bytes() != before, lock.exists()) == (True, False)
+
+
+def test_the_lock_is_held_from_the_last_look_until_the_file_is_written(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home.folder))
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
+    part = setup.parts()[1]
+    lock, seen = Path(f"{home.main}.lock"), list[bool]()
+
+    def plan(part: setup.Part) -> setup.Edit | None:
+        seen.append(lock.is_dir())
+        return setup.edit(part, lambda text: part.add(text, HERE))
+
+    setup.write_settled(part, plan)
+    assert (seen, lock.exists()) == ([False, True], False)
+    assert b"mcp_stdio" in home.main.read_bytes()

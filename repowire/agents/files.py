@@ -2,9 +2,17 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 MOST_BYTES = 4 * 1024 * 1024  # settings and registry files have some kilobytes
+TRIES, TRY_SECONDS = 50, 0.05  # at a file that others write too
+STALE_SECONDS = 10.0  # a lock that is older was left behind, as Claude Code has it
+
+
+class Locked(Exception):
+    """Another program changes the file just now."""
 
 
 def opened(path: str) -> BinaryIO:
@@ -26,3 +34,24 @@ def text_of(path: str) -> str:
     if len(data) > MOST_BYTES:
         raise OSError("is too large")
     return data.decode("utf-8", "replace")
+
+
+@contextmanager
+def locked(lock: str | None, now: float) -> Iterator[None]:
+    """Hold the lock of the agent's own programs, a folder, where they have one. Raises Locked while one has it."""
+    if lock is None:
+        yield
+        return
+    os.makedirs(os.path.dirname(lock), mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(lock)
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if now - os.stat(lock).st_mtime > STALE_SECONDS:
+                os.rmdir(lock)
+        raise Locked from None
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):  # taken for left behind
+            os.rmdir(lock)

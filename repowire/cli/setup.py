@@ -9,7 +9,9 @@ import difflib
 import os
 import stat
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -19,6 +21,7 @@ from repowire.agents import claude_code_setup as claude
 from repowire.agents import files
 from repowire.agents.json_text import NotJson
 from repowire.cli import command as c
+from repowire.clock import SystemClock
 
 AGENTS = ("claude-code",)
 SHOWN_CHARS = 200  # of a line of the diff: some programs keep megabytes on one
@@ -34,6 +37,7 @@ class Part(NamedTuple):
     add: Callable[[str, claude.Program], str]
     drop: Callable[[str], str]
     drift: Callable[[str, claude.Program], list[claude.Drift]]
+    lock: str | None = None  # which Claude Code's own programs hold while they write it
 
 
 class Edit(NamedTuple):
@@ -201,7 +205,7 @@ def parts() -> list[Part]:
     folder, main = (Path(said), Path(said) / ".claude.json") if said else (home / ".claude", home / ".claude.json")
     return [
         Part(folder / "settings.json", claude.add_hooks, claude.drop_hooks, claude.hooks_drift),
-        Part(main, claude.add_server, claude.drop_server, claude.server_drift),
+        Part(main, claude.add_server, claude.drop_server, claude.server_drift, f"{main}.lock"),
     ]
 
 
@@ -274,10 +278,28 @@ def show(one: Edit) -> None:
 def write_settled(part: Part, plan: Callable[[Part], Edit | None]) -> None:
     """Write it, planned anew where somebody else wrote in between."""
     for _ in range(TRIES):
-        one = plan(part)
-        if one is None or replace(one):
+        if plan(part) is None:
             return
+        with held(part):
+            one = plan(part)
+            if one is None or replace(one):
+                return
     refuse(part.path, "is being changed by another program; close it and run this again")
+
+
+@contextmanager
+def held(part: Part) -> Iterator[None]:
+    """Hold the file's lock, where it has one; wait a while for who has it."""
+    clock = SystemClock()
+    with ExitStack() as holding:
+        for _ in range(files.TRIES):
+            with suppress(files.Locked):
+                holding.enter_context(files.locked(part.lock, clock.now()))
+                break
+            time.sleep(files.TRY_SECONDS)
+        else:
+            refuse(part.path, f"is being changed by Claude Code (it holds {part.lock}); run this again")
+        yield
 
 
 def replace(one: Edit) -> bool:
