@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import Api, FakeClock
 
-from repowire import history, wire
+from repowire import turns, wire
 from repowire.agents.turns import READERS
-from repowire.history import Source
+from repowire.turns import Source
 
 WORK = "/src/app"
 
@@ -118,11 +118,11 @@ def pages(backend: str, file: Path, limit: int) -> list[tuple[str, str, list[str
     """All turns, newest first, read by pages: role, text and the tools that it called."""
     found, before = list[tuple[str, str, list[str]]](), None
     while True:
-        turns, cursor = history.page(READERS[backend], [Source("s", file, None)], limit, before)
-        found += [(one.turn.role, one.turn.text, [call["name"] for call in one.turn.tool_calls]) for one in turns]
+        told, cursor = turns.page(READERS[backend], [Source("s", file, None)], limit, before)
+        found += [(one.turn.role, one.turn.text, [call["name"] for call in one.turn.tool_calls]) for one in told]
         if cursor is None:
             return found
-        before = history.place_of(cursor)
+        before = turns.place_of(cursor)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])
@@ -199,11 +199,11 @@ def test_a_page_goes_on_where_it_was_while_the_file_grows(tmp_path: Path) -> Non
     file = tmp_path / "t.jsonl"
     turns_of(file, range(10))
     reader, sources = READERS["claude-code"], [Source("s", file, None)]
-    first, cursor = history.page(reader, sources, 4, None)
+    first, cursor = turns.page(reader, sources, 4, None)
     with file.open("a") as more:
         more.write(lines(claude("user", "turn 10", "2026-11-25T10:00:10.000Z")))
     assert cursor is not None
-    second, _ = history.page(reader, sources, 4, history.place_of(cursor))
+    second, _ = turns.page(reader, sources, 4, turns.place_of(cursor))
     assert [one.turn.text for one in [*first, *second]] == [f"turn {number}" for number in range(9, 1, -1)]
 
 
@@ -212,15 +212,15 @@ def test_a_page_goes_on_by_the_moment_where_the_file_was_replaced(tmp_path: Path
     file = tmp_path / "t.jsonl"
     turns_of(file, range(10))
     reader, sources = READERS["claude-code"], [Source("s", file, None)]
-    _, cursor = history.page(reader, sources, 4, None)
+    _, cursor = turns.page(reader, sources, 4, None)
     assert cursor is not None
-    place = history.place_of(cursor)
+    place = turns.place_of(cursor)
     turns_of(file, range(begin, 20))
     with file.open("r+") as moved:
         old = moved.read()
         moved.seek(0)
         moved.write('{"type": "mode", "of": "another length"}\n' + old)
-    again, _ = history.page(reader, sources, 500, place)
+    again, _ = turns.page(reader, sources, 500, place)
     assert [one.turn.text for one in again] == [f"turn {number}" for number in range(5, begin - 1, -1)]
 
 
@@ -231,11 +231,11 @@ def test_a_page_reaches_over_sessions_the_newest_first(tmp_path: Path) -> None:
     sources = [Source("new", new, None), Source("gone", tmp_path / "gone.jsonl", None), Source("old", old, None)]
     found, before = list[tuple[str | None, str]](), None
     while True:
-        turns, cursor = history.page(READERS["claude-code"], sources, 2, before)
-        found += [(one.place.session, one.turn.text) for one in turns]
+        told, cursor = turns.page(READERS["claude-code"], sources, 2, before)
+        found += [(one.place.session, one.turn.text) for one in told]
         if cursor is None:
             break
-        before = history.place_of(cursor)
+        before = turns.place_of(cursor)
     assert found == [(name, f"turn {number}") for name in ("new", "old") for number in (2, 1, 0)]
 
 
@@ -243,8 +243,8 @@ def test_a_page_of_long_turns_is_a_short_one(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     long = [claude("user", f"{number} {'x' * 1_500_000}", f"2026-11-25T10:00:0{number}.000Z") for number in range(4)]
     file.write_text(lines(*long, claude("user", "4 short", "2026-11-25T10:00:04.000Z")))
-    turns, cursor = history.page(READERS["claude-code"], [Source("s", file, None)], 50, None)
-    assert [one.turn.text[0] for one in turns] == ["4", "3"]
+    told, cursor = turns.page(READERS["claude-code"], [Source("s", file, None)], 50, None)
+    assert [one.turn.text[0] for one in told] == ["4", "3"]
     assert cursor is not None
     assert [text[0] for _, text, _ in pages("claude-code", file, 50)] == list("43210")
 
@@ -401,7 +401,7 @@ async def test_a_search_that_takes_too_long_says_that_it_is_not_all(
     api: Api, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_id = await peer(api, "claude-code", metadata={"session_id": "s-claude"})
-    monkeypatch.setattr(history, "SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr(turns, "SEARCH_SECONDS", -1.0)
     told = await api.get(f"/peers/{peer_id}/timeline/search", q="hello")
     assert told["degraded"] is True
     assert told["degradation_message"]
@@ -441,11 +441,11 @@ def test_the_bytes_of_one_page_do_not_grow_with_the_file(tmp_path: Path, monkeyp
     file = tmp_path / "t.jsonl"
     one = lines(claude("user", "x" * 1900, "2026-11-25T10:00:00.000Z"))
     file.write_text(one * 100_000)  # 200 MB
-    page: Callable[..., Any] = history.page
-    turns, cursor = page(READERS["claude-code"], [Source("s", file, None)], 50, None)
-    assert (len(turns), cursor is None) == (50, False)
+    page: Callable[..., Any] = turns.page
+    told, cursor = page(READERS["claude-code"], [Source("s", file, None)], 50, None)
+    assert (len(told), cursor is None) == (50, False)
     assert sum(read) < 400_000
-    page(READERS["claude-code"], [Source("s", file, None)], 50, history.place_of(cursor))
+    page(READERS["claude-code"], [Source("s", file, None)], 50, turns.place_of(cursor))
     assert sum(read) < 800_000
 
 

@@ -17,7 +17,7 @@ RANKS = (
     "settings",
     "errors protocol config clock cron bus",
     "frames db ledger blobs doors tmux wire auth procs login_shell scroll agents policy",
-    "home_lock mesh",
+    "home_lock mesh turns",
     "idempotency certificates sessions ownership allowances presence attachments reviews traces recurring choices",
     "peers survey",
     "lives resumption",
