@@ -76,12 +76,12 @@ class Ask(NamedTuple):
     delivery_id: str
     created_at: float
     expires_at: float
-    closed_at: float | None
-    close_reason: str | None
-    reply: str | None
-    reply_attachments: str | None
-    replied_by: str | None
-    reply_at_rest: int
+    closed_at: float | None = None
+    close_reason: str | None = None
+    reply: str | None = None
+    reply_attachments: str | None = None
+    replied_by: str | None = None
+    reply_at_rest: int = 1
     reminded_at: float | None = None
     parent_id: str | None = None
     reminders: int = 0
@@ -125,15 +125,26 @@ def load(db: Connection, correlation_id: str) -> Ask:
     return ask
 
 
-def list_open(
-    db: Connection, peer_id: str, direction: str, most: int = PENDING_MOST, before: int | None = None
+_SIDES = {
+    "inbound": "to_peer_id = :peer",
+    "outbound": "from_peer_id = :peer",
+    "both": "(to_peer_id = :peer OR from_peer_id = :peer)",
+}
+_STATES = {
+    "open": "closed_at IS NULL",
+    "closed": "closed_at IS NOT NULL",
+    "answered": "reply IS NOT NULL AND close_reason != 'declined'",
+}
+
+
+def listed(
+    db: Connection, peer_id: str | None, direction: str, state: str | None, most: int, before: int | None = None
 ) -> list[Ask]:
-    """Open asks to a peer (inbound), from it (outbound) or both, newest first, older than seq `before`."""
-    column = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}.get(
-        direction, "(to_peer_id = :peer OR from_peer_id = :peer)"
-    )
+    """Asks to a peer (inbound), from it (outbound) or both, or of all; newest first, older than seq `before`."""
+    sides = [_SIDES[direction]] if peer_id is not None else []
+    where = " AND ".join(["seq < :before", *sides, *([_STATES[state]] if state else [])])
     rows = db.execute(
-        f"SELECT * FROM asks WHERE {column} AND closed_at IS NULL AND seq < :before ORDER BY seq DESC LIMIT :most",
+        f"SELECT * FROM asks WHERE {where} ORDER BY seq DESC LIMIT :most",
         {"peer": peer_id, "most": most, "before": 2**62 if before is None else before},
     )
     return [Ask(*row) for row in rows]
@@ -230,12 +241,6 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
         delivery_id=delivery.delivery_id,
         created_at=change.now,
         expires_at=expires_at,
-        closed_at=None,
-        close_reason=None,
-        reply=None,
-        reply_attachments=None,
-        replied_by=None,
-        reply_at_rest=1,
         parent_id=parent_id,
         question=json.dumps(question.as_json()) if question else None,
     )
@@ -383,15 +388,13 @@ async def get_pending(request: web.Request) -> web.Response:
     direction = request.query.get("direction", "inbound")
     if (pane_id is None) == (name is None):
         raise malformed("give exactly one of pane_id and peer_id")
-    if direction not in ("inbound", "outbound", "both"):
+    if direction not in _SIDES:
         raise malformed("direction must be inbound, outbound or both")
     db = mesh.db.conn
-    peer = peers.by_pane(db, pane_id) if pane_id else peers.resolve(db, name or "")
-    if peer is None:
-        raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
+    peer = peers.of_pane(db, pane_id) if pane_id else peers.resolve(db, name or "")
     callers.may_read(mesh, request, peer)
     most = wire.whole(request, "limit", default=PENDING_MOST)
-    found = list_open(db, peer.peer_id, direction, most + 1, wire.cursor(request))
+    found = listed(db, peer.peer_id, direction, "open", most + 1, wire.cursor(request))
     return wire.reply(
         wire.page(request, found[most - 1].seq if len(found) > most else None)
         | {
@@ -410,34 +413,20 @@ async def get_pending(request: web.Request) -> web.Response:
     )
 
 
-_ANSWERED = "reply IS NOT NULL AND close_reason != 'declined'"
-
-
 async def get_history(request: web.Request) -> web.Response:
     mesh = request.app[MESH]
-    direction = wire.word(request, "direction", ("inbound", "outbound", "both"), "both") or "both"
-    state = wire.word(request, "state", ("open", "closed", "answered"))
+    direction = wire.word(request, "direction", tuple(_SIDES), "both") or "both"
+    state = wire.word(request, "state", tuple(_STATES))
     most, before = wire.whole(request, "limit", default=50), wire.cursor(request)
     name = request.query.get("peer_id")
     peer = peers.resolve(mesh.db.conn, name) if name else callers.calling(mesh, request)  # an agent sees its own
     if peer is not None:
         callers.may_read(mesh, request, peer)
-    where: list[str] = ["seq < :before"]
-    facts: dict[str, Any] = {"before": before if before is not None else 2**62, "most": most + 1}
-    if peer is not None:
-        side = {"inbound": "to_peer_id = :peer", "outbound": "from_peer_id = :peer"}
-        where.append(side.get(direction, "(to_peer_id = :peer OR from_peer_id = :peer)"))
-        facts["peer"] = peer.peer_id
-    if state is not None:
-        where.append({"open": "closed_at IS NULL", "closed": "closed_at IS NOT NULL"}.get(state, _ANSWERED))
-    rows = mesh.db.conn.execute(
-        f"SELECT * FROM asks WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT :most", facts
-    ).fetchall()
-    found = [Ask(*row) for row in rows[:most]]
+    found = listed(mesh.db.conn, peer.peer_id if peer else None, direction, state, most + 1, before)
     return wire.reply(
         {
-            "asks": [as_json(mesh.db.conn, ask) for ask in found],
-            "next": wire.next_cursor(found[-1].seq) if len(rows) > most else None,
+            "asks": [as_json(mesh.db.conn, ask) for ask in found[:most]],
+            "next": wire.next_cursor(found[most - 1].seq) if len(found) > most else None,
         }
     )
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from repowire import __version__, presence
 from repowire.agents import claude_code_hooks as claude
 from repowire.agents.claude_code_setup import Drift
+from repowire.asks import Ask
 from repowire.deliveries import Delivery
 from repowire.peers import Peer
 from repowire.protocol import HELD_BY_USER, HUMAN
@@ -94,7 +95,7 @@ class Facts:
     session: Session | None
     hook_peer: Peer | None  # whom the hooks of its pane spoke for last
     pending: int
-    oldest_ask: tuple[float, str] | None  # when it was opened, and its id
+    oldest_ask: Ask | None
     held: Sequence[Delivery]  # oldest first
     drift: Sequence[tuple[str, Drift]] | None  # a file of its settings, and what is not as setup wrote it
     setup: str  # the command that writes them anew
@@ -178,14 +179,14 @@ def _socket_of_another_pane(facts: Facts) -> Iterator[Contradiction]:
 
 
 def _old_ask(facts: Facts) -> Iterator[Contradiction]:
-    if facts.here and facts.oldest_ask is not None and facts.now - facts.oldest_ask[0] > STALE_ASK_SECONDS:
-        age = facts.now - facts.oldest_ask[0]
+    ask = facts.oldest_ask
+    if facts.here and ask is not None and (age := facts.now - ask.created_at) > STALE_ASK_SECONDS:
         yield Contradiction(
             "STALE_PENDING_ASK",
             WARNING,
-            f"{facts.oldest_ask[1]} has waited for an answer for {age / 60:.0f} min",
-            f"repowire trace {facts.oldest_ask[1]}",
-            {"correlation_id": facts.oldest_ask[1], "age_seconds": round(age, 3), "pending": facts.pending},
+            f"{ask.correlation_id} has waited for an answer for {age / 60:.0f} min",
+            f"repowire trace {ask.correlation_id}",
+            {"correlation_id": ask.correlation_id, "age_seconds": round(age, 3), "pending": facts.pending},
         )
 
 

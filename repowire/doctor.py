@@ -5,14 +5,11 @@ at tmux, at the processes and at the agents' settings, and says where these do n
 """
 
 import asyncio
-import os
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
@@ -22,9 +19,9 @@ from repowire import (
     __version__,
     agents,
     asks,
-    config,
     contradictions,
     deliveries,
+    drift,
     holds,
     links,
     panes,
@@ -36,22 +33,16 @@ from repowire import (
     tmux,
     wire,
 )
-from repowire.agents import claude_code_hooks as claude
-from repowire.agents import claude_code_setup as setup
-from repowire.agents import files
-from repowire.agents.claude_code_setup import Drift, Program
-from repowire.agents.json_text import NotJson
+from repowire.agents.claude_code_setup import Drift
 from repowire.contradictions import ERROR, WARNING, Contradiction, Facts
 from repowire.deliveries import Delivery
 from repowire.mesh import MESH, Mesh
 from repowire.panes import Hosts
 from repowire.peers import Peer
-from repowire.sessions import Session
 from repowire.sockets import SOCKETS, Sockets
 from repowire.survey import Place, Survey
 
 HELD_MOST = 500
-PACKAGE = Path(__file__).parent
 
 
 class Known:
@@ -133,9 +124,11 @@ async def look(mesh: Mesh, table: Sockets, found: Iterable[Peer]) -> Look:
     asked = list(found)
     known = {peer.peer_id: sessions.find(mesh.db.conn, peer.peer_id) for peer in asked}
     seen = await survey.take(mesh)
-    folders = {folder for peer in asked if (folder := settings_folder(mesh, peer, known[peer.peer_id])) is not None}
-    program = own_program(mesh)
-    drifts = await asyncio.to_thread(lambda: {folder: drift_in(folder, program) for folder in folders})
+    folders = {
+        folder for peer in asked if (folder := drift.settings_folder(mesh, peer, known[peer.peer_id])) is not None
+    }
+    program = drift.own_program(mesh)
+    drifts = await asyncio.to_thread(lambda: {folder: drift.found_in(folder, program) for folder in folders})
     return Look(mesh, table, seen, drifts)
 
 
@@ -147,7 +140,7 @@ def facts(around: Look, peer: Peer, held: list[Delivery]) -> Facts:
     here = not rehooks.elsewhere(peer)
     alive = _alive(mesh, peer) if here else None
     pending, _ = asks.waits_on(db, peer.peer_id)
-    folder = settings_folder(mesh, peer, session)
+    folder = drift.settings_folder(mesh, peer, session)
     answers = _server_answers(around, peer) if here else None
     return Facts(
         peer=peer,
@@ -166,10 +159,10 @@ def facts(around: Look, peer: Peer, held: list[Delivery]) -> Facts:
         session=session,
         hook_peer=_hook_peer(db, peer) if here else None,
         pending=pending,
-        oldest_ask=_oldest_ask(db, peer.peer_id),
+        oldest_ask=asks.oldest_to(db, peer.peer_id),
         held=held,
         drift=around.drifts.get(folder) if folder is not None else None,
-        setup=_setup_command(folder),
+        setup=drift.setup_command(folder),
         version=peer.details.get("hook_version") if live is not None else None,
     )
 
@@ -215,70 +208,11 @@ def _hook_peer(db: Connection, peer: Peer) -> Peer | None:
     return None
 
 
-def _oldest_ask(db: Connection, peer_id: str) -> tuple[float, str] | None:
-    row = db.execute(
-        "SELECT created_at, correlation_id FROM asks WHERE to_peer_id = ? AND closed_at IS NULL ORDER BY seq LIMIT 1",
-        (peer_id,),
-    ).fetchone()
-    return (row[0], row[1]) if row is not None else None
-
-
 def _held(db: Connection, peer_id: str) -> list[Delivery]:
     rows = db.execute(
         "SELECT * FROM deliveries WHERE peer_id = ? AND state = 'held' ORDER BY seq LIMIT ?", (peer_id, HELD_MOST)
     )
     return [Delivery.of(row) for row in rows]
-
-
-# -- the settings of agents ----------------------------------------------------------
-
-
-def own_program(mesh: Mesh) -> Program:
-    """What setup would write for this very daemon, with approvals."""
-    home = mesh.config.home
-    usual = home == config.home_of({"HOME": os.environ.get("HOME", "")})
-    return Program(sys.executable, str(PACKAGE), None if usual else str(home), mesh.config.approvals.gated_anywhere)
-
-
-def settings_folder(mesh: Mesh, peer: Peer, session: Session | None) -> str | None:
-    """The folder of a Claude Code's settings, from its transcript, its registry file or its environment.
-
-    None for what only says that it is one: a script that registered without saying what it is.
-    """
-    if peer.backend != "claude-code" or rehooks.elsewhere(peer):
-        return None
-    if session is not None and (folder := claude.config_dir(session.transcript)) is not None:
-        return folder
-    if session is not None and session.registry is not None:
-        return os.path.dirname(os.path.dirname(session.registry))
-    if peer.agent_pid is not None and mesh.procs.name(peer.agent_pid) in claude.PROGRAMS:
-        registry = survey.registry_of(mesh.procs, peer.backend, peer.agent_pid)
-        return os.path.dirname(os.path.dirname(registry)) if registry else None
-    return None
-
-
-def drift_in(folder: str, program: Program) -> list[tuple[str, Drift]]:
-    """What of the settings in a folder is not as setup would write it."""
-    beside = os.path.join(os.path.dirname(folder), ".claude.json")
-    main = beside if os.path.basename(folder) == ".claude" and os.path.exists(beside) else f"{folder}/.claude.json"
-    found = []
-    for file, drift in ((f"{folder}/settings.json", _hooks_drift), (main, setup.server_drift)):
-        try:
-            text = files.text_of(file) if os.path.exists(file) else ""
-            found += [(file, one) for one in drift(text, program)]
-        except (OSError, NotJson) as error:
-            found.append((file, Drift("hooks" if drift is _hooks_drift else "mcpServers", f"unreadable: {error}")))
-    return found
-
-
-def _hooks_drift(text: str, program: Program) -> list[Drift]:
-    """As setup without `--approvals` goes by: the gate is wanted where it stands."""
-    return setup.hooks_drift(text, program if setup.has_approvals(text) else program._replace(gated=None))
-
-
-def _setup_command(folder: str | None) -> str:
-    usual = os.path.expanduser("~/.claude")
-    return f"{'' if folder in (None, usual) else f'CLAUDE_CONFIG_DIR={folder} '}repowire setup claude-code"
 
 
 # -- reports -----------------------------------------------------------------------
@@ -316,8 +250,8 @@ def report(around: Look, peer: Peer, found: list[Contradiction], known: Facts) -
         "agent_pid": peer.agent_pid,
         "agent_pid_alive": known.agent_alive,
         "pending_inbound_count": known.pending,
-        "oldest_pending_age_seconds": round(known.now - known.oldest_ask[0], 3) if known.oldest_ask else None,
-        "oldest_pending_cid": known.oldest_ask[1] if known.oldest_ask else None,
+        "oldest_pending_age_seconds": round(known.now - known.oldest_ask.created_at, 3) if known.oldest_ask else None,
+        "oldest_pending_cid": known.oldest_ask.correlation_id if known.oldest_ask else None,
         "contradictions": [one.json() for one in found],
         "way_in": _way_in(around.mesh, peer),
         "waiting": deliveries.depth(around.mesh.db.conn, peer.peer_id),
@@ -398,7 +332,7 @@ def checks(mesh: Mesh, hosts: Hosts, around: Look) -> list[Check]:
 def installed_version() -> str:
     """What stands in the package's files now: an update replaces them under a running daemon."""
     try:
-        said = re.search(r'__version__ = "([^"]+)"', (PACKAGE / "__init__.py").read_text("utf-8", "replace"))
+        said = re.search(r'__version__ = "([^"]+)"', (drift.PACKAGE / "__init__.py").read_text("utf-8", "replace"))
     except OSError:
         return "gone"
     return said[1] if said else "unknown"

@@ -174,6 +174,14 @@ def by_pane(db: Connection, pane_id: str) -> Peer | None:
     return found[0] if found else None
 
 
+def of_pane(db: Connection, pane_id: str) -> Peer:
+    """`by_pane`; 404 when nobody does."""
+    peer = by_pane(db, pane_id)
+    if peer is None:
+        raise not_found("pane", pane_id, f"no peer holds pane {pane_id}")
+    return peer
+
+
 def in_session(db: Connection, name: str, *, is_circle: bool) -> list[Peer]:
     """All that live in a tmux session, known as `session` or `session:window`; `is_circle`: those of the circle too."""
     rows = db.execute(

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from repowire import callers, deliveries, peers, receipts, wire
 from repowire.deliveries import PICKUP, Delivery
-from repowire.errors import gone, invalid, malformed, not_found
+from repowire.errors import gone, invalid, malformed
 from repowire.mesh import MESH, Change
 from repowire.protocol import HINT
 
@@ -49,9 +49,7 @@ async def get_pending(request: web.Request) -> web.Response:
     confirms = wire.word(request, "confirm", ("true", "false"), "false") == "true"
     token = secrets.token_urlsafe(18)
     with mesh.change() as change:
-        peer = peers.by_pane(change.db, pane_id) if pane_id else peers.resolve(change.db, name or "")
-        if peer is None:
-            raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
+        peer = peers.of_pane(change.db, pane_id) if pane_id else peers.resolve(change.db, name or "")
         callers.may_read(mesh, request, peer)
         taken = deliveries.lease(change, peer.peer_id, PICKUP + token if confirms else "poll", max(0, most))
     await mesh.on_disk()

@@ -13,7 +13,7 @@ from repowire import asks, callers, choices, deliveries, intake, mailboxes, peer
 from repowire.asks import Ask, wait_topic
 from repowire.choices import Answer
 from repowire.deliveries import Delivery
-from repowire.errors import Refusal, forbidden, gone, invalid, not_found
+from repowire.errors import Refusal, forbidden, gone, invalid
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
 from repowire.protocol import HUMAN, MAX_TEXT_CHARS
@@ -304,9 +304,7 @@ async def post_response(request: web.Request) -> web.Response:
     body = await wire.read(request)
     pane_id, text = body.text("pane_id", max_chars=64), body.text("text", max_chars=MAX_TEXT_CHARS)
     correlation_id = body.optional_text("correlation_id", max_chars=64)
-    peer = peers.by_pane(mesh.db.conn, pane_id)
-    if peer is None:
-        raise not_found("pane", pane_id, f"no peer holds pane {pane_id}")
+    peer = peers.of_pane(mesh.db.conn, pane_id)
     callers.may_read(mesh, request, peer)
     with mesh.change() as change:
         if correlation_id is None:

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from repowire import callers, peers, presence, wire
-from repowire.errors import Refusal, conflict, malformed, not_found
+from repowire.errors import Refusal, conflict, malformed
 from repowire.lives import MAX_DESCRIPTION_CHARS, describe, hide, reap, retire, say, touch, update
 from repowire.mesh import MESH
 from repowire.peers import Peer
@@ -119,11 +119,9 @@ async def post_session_update(request: web.Request) -> web.Response:
     if not (name or pane_id):
         raise malformed("say whose session it is: peer_name or pane_id")
     with mesh.change() as change:
-        peer = peers.by_pane(change.db, pane_id) if pane_id else peers.known(change.db, name or "")
-        if peer is None and not pane_id:
-            return wire.reply({"ok": True})
+        peer = peers.of_pane(change.db, pane_id) if pane_id else peers.known(change.db, name or "")
         if peer is None:
-            raise not_found("pane", pane_id or "", f"no peer holds pane {pane_id}")
+            return wire.reply({"ok": True})
         callers.may_read(mesh, request, peer)
         update(change, peer, turn_state=turn_state, model=model, metadata=metadata)
         if word:

@@ -195,7 +195,7 @@ async def switched(mesh: Mesh, starts: Starts, peer: Peer, backend: str) -> tupl
     if peer.path is None:
         raise conflict("missing_path", f"where {peer.display_name} works is not known", peer_id=peer.peer_id)
     pane = endings.owned(mesh, peer)
-    if waiting := asks.list_open(mesh.db.conn, peer.peer_id, "inbound", 50):
+    if waiting := asks.listed(mesh.db.conn, peer.peer_id, "inbound", "open", 50):
         raise conflict(
             "in_flight_asks",
             f"{peer.display_name} has {len(waiting)} open asks, which another kind of agent has not read: have them"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from repowire import asks, callers, peers, presence, wire
-from repowire.errors import invalid, not_found
+from repowire.errors import invalid
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
 from repowire.presence import Evidence
@@ -251,11 +251,7 @@ async def get_peer(request: web.Request) -> web.Response:
 
 
 async def get_by_pane(request: web.Request) -> web.Response:
-    pane_id = request.match_info["pane_id"]
-    peer = peers.by_pane(request.app[MESH].db.conn, pane_id)
-    if peer is None:
-        raise not_found("pane", pane_id, f"no peer holds pane {pane_id}")
-    return _one(request, peer)
+    return _one(request, peers.of_pane(request.app[MESH].db.conn, request.match_info["pane_id"]))
 
 
 async def get_whoami(request: web.Request) -> web.Response:

@@ -38,11 +38,11 @@ def pair(mesh):
 
 async def test_an_ask_is_open_until_its_ack(mesh, pair):
     ask = open_ask(mesh)
-    assert [one.correlation_id for one in asks.list_open(mesh.db.conn, pair[1].peer_id, "inbound")] == [
+    assert [one.correlation_id for one in asks.listed(mesh.db.conn, pair[1].peer_id, "inbound", "open", 10)] == [
         ask.correlation_id
     ]
     ack(mesh, ask, "yes")
-    assert asks.list_open(mesh.db.conn, pair[1].peer_id, "inbound") == []
+    assert asks.listed(mesh.db.conn, pair[1].peer_id, "inbound", "open", 10) == []
     closed = asks.load(mesh.db.conn, ask.correlation_id)
     assert (closed.reply, closed.close_reason) == ("yes", "ack_with_msg")
 

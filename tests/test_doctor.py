@@ -9,7 +9,7 @@ import os
 import pytest
 from conftest import TOKEN, until_async
 
-from repowire import __version__, channels, contradictions, doctor, gates, lives, presence, sessions
+from repowire import __version__, channels, contradictions, doctor, drift, gates, lives, presence, sessions
 from repowire.agents import claude_code_setup as setup
 from repowire.agents.claude_code_setup import Program
 
@@ -135,8 +135,8 @@ def test_settings_are_as_setup_wrote_them_with_a_gate_and_without(tmp_path, gate
     wrote = Program("/usr/bin/python3", "/opt/repowire", "/srv/home", gated)
     (tmp_path / "settings.json").write_text(setup.add_hooks("", wrote))
     (tmp_path / ".claude.json").write_text(setup.add_server("", wrote))
-    assert doctor.drift_in(str(tmp_path), wrote._replace(gated=("Bash", "Edit"))) == []
-    found = doctor.drift_in(str(tmp_path), wrote._replace(gated=("Bash",)))
+    assert drift.found_in(str(tmp_path), wrote._replace(gated=("Bash", "Edit"))) == []
+    found = drift.found_in(str(tmp_path), wrote._replace(gated=("Bash",)))
     assert [one.what for _, one in found] == (["other tools than the config says"] if gated else [])
 
 
@@ -150,7 +150,7 @@ def test_settings_that_are_no_file_are_said_and_not_waited_for(tmp_path, kind):
     else:
         path.touch()
         os.truncate(path, 1 << 33)
-    found = [one for _, one in doctor.drift_in(str(tmp_path), Program("python3", "/opt/repowire"))]
+    found = [one for _, one in drift.found_in(str(tmp_path), Program("python3", "/opt/repowire"))]
     assert found[0] == ("hooks", f"unreadable: {'is too large' if kind == 'huge' else 'is no file'}")
 
 

@@ -33,6 +33,7 @@ RANKS = (
     "spawn",
     "panes identity endings history executors schedules acp",
     "links rehooks contradictions mcp_tools holds",
+    "drift",
     "hooks mcp doctor openapi",
     "restarts",
     "tool_gates",

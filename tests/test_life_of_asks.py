@@ -278,7 +278,7 @@ class LifeOfAsks(RuleBasedStateMachine):
     @invariant()
     def the_lists_show_what_is_open(self):
         for name, peer_id in self.ids.items():
-            shown = {one.correlation_id for one in asks.list_open(self.mesh.db.conn, peer_id, "both", most=1000)}
+            shown = {one.correlation_id for one in asks.listed(self.mesh.db.conn, peer_id, "both", "open", 1000)}
             expected = {cid for cid, one in self.asked.items() if one.closed is None and name in (one.asker, one.to)}
             assert shown == expected
             assert peers.waiting(self.mesh.db.conn, peer_id) >= bool(expected)

@@ -38,7 +38,7 @@ async def test_a_decline_closes_the_ask_and_its_reason_reaches_the_asker_once(me
     assert decline(mesh, ask) is None
     assert deliveries.depth(mesh.db.conn, pair[0].peer_id) == 1
     assert asks.load(mesh.db.conn, ask.correlation_id).close_reason == "declined"
-    assert asks.list_open(mesh.db.conn, pair[1].peer_id, "inbound") == []
+    assert asks.listed(mesh.db.conn, pair[1].peer_id, "inbound", "open", 10) == []
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,10 @@ def test_what_waits_moves_to_who_goes_on_with_the_session_each_once_and_in_order
         assert texts(mesh, new) == ["first", "second", "third"]
     assert mail(mesh, old) == []
     assert {frame["to_peer"] for frame in mail(mesh, new)} == {"new"}
-    assert [one.correlation_id for one in asks.list_open(mesh.db.conn, new.peer_id, "inbound")] == [
+    assert [one.correlation_id for one in asks.listed(mesh.db.conn, new.peer_id, "inbound", "open", 10)] == [
         asked.correlation_id
     ]
-    assert [one.correlation_id for one in asks.list_open(mesh.db.conn, new.peer_id, "outbound")] == [
+    assert [one.correlation_id for one in asks.listed(mesh.db.conn, new.peer_id, "outbound", "open", 10)] == [
         mine.correlation_id
     ]
     kinds = [line.facts.get("correlation_id") for line in mesh.ledger.after(0) if line.kind == "ask.handed_over"]
