@@ -35,6 +35,7 @@ from repowire import (
     hooks,
     idempotency,
     identity,
+    launches,
     leases,
     lifecycle,
     links,
@@ -113,6 +114,7 @@ CONCERNS: list[ModuleType] = [
     hooks,
     identity,
     lifecycle,
+    launches,
     links,
     mcp,
     mcp_servers,
@@ -195,7 +197,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
-    app[spawn.STARTS] = spawn.Starts()
+    app[launches.STARTS] = launches.Starts()
     app[history.READINGS] = history.Readings()
     app[mcp_servers.EDITING] = mcp_servers.Editing()
     app[doctor.KNOWN] = doctor.Known()
@@ -282,7 +284,7 @@ def loops(app: web.Application) -> list[tuple[str, Loop]]:
         ("repowire.channels", channels.run),
         ("repowire.hooks", app[hooks.CARRIED].run),
         ("repowire.panes", panes.Keeper(app[panes.HOSTS]).run),
-        ("repowire.spawn", partial(spawn.run, starts=app[spawn.STARTS])),
+        ("repowire.spawn", partial(spawn.run, starts=app[launches.STARTS])),
         ("repowire.traces", traces.run),
         *ticks,
     ]

@@ -9,12 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import callers, lives, ownership, peers, presence, reports, spawn, tmux, wire
+from repowire import callers, launches, lives, ownership, peers, presence, reports, tmux, wire
 from repowire.errors import Refusal, conflict, failed
+from repowire.launches import STARTS, Starts
 from repowire.mesh import MESH, Mesh
 from repowire.ownership import Owned
 from repowire.peers import Peer
-from repowire.spawn import STARTS, Starts
 
 HANGUP_SECONDS, TERM_SECONDS, KILL_SECONDS = 3.0, 3.0, 2.0  # what each word is given before the next, harder one
 
@@ -102,7 +102,7 @@ async def kill(mesh: Mesh, starts: Starts, peer: Peer) -> bool | None:
     409 `human` for the person of this machine, whose mail waits there.
     """
     reports.may_end(peer)
-    with spawn.busy(starts, peer, "ended"):
+    with launches.busy(starts, peer, "ended"):
         return await _kill(mesh, peer)
 
 

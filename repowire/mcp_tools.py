@@ -16,6 +16,7 @@ from repowire import (
     choices,
     deliveries,
     endings,
+    launches,
     lives,
     mailboxes,
     messages,
@@ -284,7 +285,7 @@ async def set_description(call: Call) -> str:
 
 
 async def spawn_peer(call: Call) -> str:
-    starts = call.request.app[spawn.STARTS]
+    starts = call.request.app[launches.STARTS]
     started, _ = await spawn.asked(call.mesh, starts, call.given, call.peer.peer_id)
     peer, told = started.peer, "; your message waits for it" if call.given.has("message") else ""
     return f"{peer.display_name} ({peer.peer_id}) was started in tmux {peer.tmux_session}{told}"
@@ -294,7 +295,7 @@ async def kill_peer(call: Call) -> str:
     name, circle = call.given.text("peer_identifier", max_chars=128), call.given.optional_identifier("circle")
     peer = peers.exactly(call.mesh.db.conn, name, circle)
     peers.check_circle(call.peer, peer, bypass=False)
-    killed = await endings.kill(call.mesh, call.request.app[spawn.STARTS], peer)
+    killed = await endings.kill(call.mesh, call.request.app[launches.STARTS], peer)
     left = "" if killed else "; its pane was not opened by repowire, so what runs there was left alone"
     return f"{peer.display_name} was {'ended and ' if killed else ''}taken off the list{left}"
 

@@ -17,6 +17,7 @@ from repowire import (
     callers,
     endings,
     hooks,
+    launches,
     mailboxes,
     messages,
     ownership,
@@ -34,6 +35,7 @@ from repowire.agents import runs
 from repowire.allowances import Order, order_of
 from repowire.claims import SESSION_KEYS
 from repowire.errors import Refusal, conflict, failed, invalid, not_found
+from repowire.launches import STARTS, Started, Starts
 from repowire.mesh import MESH, Change, Mesh
 from repowire.messages import Note
 from repowire.ownership import Owned
@@ -42,7 +44,6 @@ from repowire.protocol import MAX_TEXT_CHARS
 from repowire.resumption import Resume
 from repowire.sessions import Binding, Session
 from repowire.settings import STARTABLE
-from repowire.spawn import STARTS, Started, Starts
 from repowire.tmux import Opened
 
 WRITTEN_SECONDS, LOOK_SECONDS = 3.0, 0.1
@@ -146,7 +147,7 @@ async def again_in_its_pane(mesh: Mesh, starts: Starts, peer: Peer, pane: Owned,
         return made or await spawn.new_window(pane.server.socket, order, peer, command)
 
     try:
-        return await spawn.bring_up(mesh, starts, known.spawn_id, order, same_pane, peer)
+        return await launches.bring_up(mesh, starts, known.spawn_id, order, same_pane, peer)
     except BaseException:
         if order.backend != peer.backend:  # as it was, so that its session can be gone on with
             with mesh.change() as change:
@@ -227,7 +228,7 @@ async def post_restart(request: web.Request) -> web.Response:
     dry_run, message = body.flag("dry_run"), body.optional_text("message", max_chars=MAX_TEXT_CHARS)
     peer = endings.target(mesh, request, request.match_info["name"], circle, from_peer)
     check_here(peer)
-    with spawn.busy(starts, peer, "restarted"):
+    with launches.busy(starts, peer, "restarted"):
         session, transcript = resumption.place_of(mesh, peer)
         resume = resumption.resume_of(peer.backend, session, transcript)
         pane = endings.owned(mesh, peer)
@@ -266,7 +267,7 @@ async def post_switch(request: web.Request) -> web.Response:
         raise invalid("new_backend", "is required")
     peer = endings.target(mesh, request, request.match_info["name"], request.query.get("circle"), None)
     check_here(peer)
-    with spawn.busy(starts, peer, "switched"):
+    with launches.busy(starts, peer, "switched"):
         started, order = await switched(mesh, starts, peer, backend)
     return wire.reply(
         {
@@ -381,7 +382,7 @@ async def post_session_resume(request: web.Request) -> web.Response:
     if status != "resume_available":
         raise _conflict("resume_unavailable", words, **facts, resume_warning=resume.warning)
     check_here(peer)
-    with spawn.busy(starts, peer, "resumed"):
+    with launches.busy(starts, peer, "resumed"):
         started = await _resumed(mesh, starts, binding, peer, resume, profile)
     spawn.tell(mesh, spawn.sender(mesh, request), started.peer, message)
     return wire.reply(

@@ -29,7 +29,7 @@ RANKS = (
     "asks pickups dead_letters channels blocking",
     "replies reminders chats",
     "sockets",
-    "handshakes jobs roster arrivals queries messages ask_many succession",
+    "handshakes jobs launches roster arrivals queries messages ask_many succession",
     "spawn",
     "panes identity endings history executors schedules acp",
     "links rehooks contradictions mcp_tools holds",
