@@ -281,7 +281,7 @@ def test_the_commands_are_gates(host: Host, box: Box) -> None:
     assert "healthy" in fine.stdout
     host.live.cli("peer", "hold", "ann", "--reason", "in a \x1b[31mdemo")
     held = host.live.cli("peer", "doctor", "ann")
-    assert re.search("^held +until it is released: in a demo$", held.stdout, re.M), held.stdout
+    assert re.search("^held +until it is released: in a \\\\x1b\\[31mdemo$", held.stdout, re.M), held.stdout
     host.live.cli("peer", "release", "ann")
     whole = host.live.cli("doctor")
     assert whole.returncode == 0, (whole.stdout, whole.stderr)
