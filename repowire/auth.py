@@ -93,10 +93,12 @@ class Auth:
 
     def caller(self, request: web.Request) -> Caller:
         """Who is at the other end; asked of the kernel once a connection. Raises Refusal for another user."""
-        transport = request.transport
-        if transport is None:  # the client has left
-            admitted: Caller = request.get(CALLER, TCP)
+        if CALLER in request:  # let in already; the client may have left since
+            admitted: Caller = request[CALLER]
             return admitted
+        transport = request.transport
+        if transport is None:
+            return TCP
         known = self._callers.get(transport)
         if known is None:
             known = self._callers[transport] = _credentials(transport.get_extra_info("socket"))

@@ -23,8 +23,10 @@ def calling(mesh: Mesh, request: web.Request) -> Peer | None:
     no route that an agent can call makes what it started the human's. 403 where nobody knows who it is: its process was
     gone before we could look, is of another namespace, or hides behind more ancestors than we look at.
     """
+    if door_of(request).via != "unix":
+        return None
     peer = met(mesh, request)
-    if peer is None and door_of(request).via == "unix" and not _is_there(mesh, mesh.auth.lineage(request)):
+    if peer is None and not _is_there(mesh, mesh.auth.lineage(request)):
         raise forbidden(
             "unknown_caller",
             "the kernel does not say on whose behalf you call: keep your process there until the answer comes, or use"

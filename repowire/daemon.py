@@ -196,6 +196,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
+    mailboxes.Flush(mesh)
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[launches.STARTS] = launches.Starts()
     app[history.READINGS] = history.Readings()
@@ -279,7 +280,6 @@ def loops(app: web.Application) -> list[tuple[str, Loop]]:
     """What runs beside the requests."""
     ticks: list[tuple[str, Loop]] = [(concern.__name__, partial(_ticking, concern=concern)) for concern in TICKS]
     return [
-        ("repowire.mailboxes", mailboxes.flush),
         ("repowire.sockets", app[sockets.SOCKETS].run),
         ("repowire.channels", channels.run),
         ("repowire.hooks", app[hooks.CARRIED].run),

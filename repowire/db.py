@@ -179,6 +179,7 @@ class Database:
         self._most_frames = self._full_frames  # the size that starts the next checkpoint
         self._transaction = _Transaction(self.conn, self._note_commit)
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._calls: list[tuple[int, Callable[[BaseException | None], None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = 0  # the newest commit that the sync thread was asked for
         self._stale = False  # something is to be synced within a second, and the thread knows
@@ -280,6 +281,17 @@ class Database:
         self._waiters.append((commit, waiter))
         await waiter
 
+    def when_on_disk(self, call: Callable[[BaseException | None], None]) -> None:
+        """`on_disk` of all that is committed, for what is no task: it is called with what went wrong, if anything did.
+
+        On the loop, at once where there is nothing to wait for. It must not raise.
+        """
+        if self.failure is not None or self.synced >= self.committed:
+            call(self._lost() if self.failure is not None else None)
+            return
+        self._calls.append((self.committed, call))
+        self.sync_now()
+
     def sync_now(self) -> None:
         """Begin to put on the disk what is committed, since somebody is about to wait for it."""
         try:
@@ -335,6 +347,14 @@ class Database:
     def _settle_waiters(self) -> None:
         """On the loop: wake whoever has his commit on the disk; after a failure nobody has."""
         waiting = []
+        calls, self._calls = self._calls, []
+        for committed, call in calls:
+            if self.failure is not None:
+                call(self._lost())
+            elif committed <= self.synced:
+                call(None)
+            else:
+                self._calls.append((committed, call))
         for committed, waiter in self._waiters:
             if waiter.done():
                 continue

@@ -1,5 +1,6 @@
 """Doors: the live ways to peers, in memory. What is put into a door leaves it in that order, by one worker."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,12 +98,16 @@ class Due:
 
     def __init__(self) -> None:
         self.doors: list[Door] = []
-        self.nudge = Nudge()
+        self.empty: Callable[[], None] | None = None  # whoever empties them, called when a turn is committed
 
     def add(self, door: Door) -> None:
         """Something was put into this one."""
         self.doors.append(door)
-        self.nudge.ring()
+
+    def tell(self) -> None:
+        """All of a turn was put into them."""
+        if self.doors and self.empty is not None:
+            self.empty()
 
     def take(self) -> list[Door]:
         """All of them, each as often as something was put into it."""
@@ -120,6 +125,7 @@ class Doors:
         self.receipts: list[tuple[str, str, Door]] = []  # delivery, trace and door, to be noted in one change
         # written, and no receipt yet: delivery to its trace, and when, in unix seconds and in monotonic ones
         self.sent: dict[str, tuple[str, float, float]] = {}
+        self.noting: asyncio.TimerHandle | None = None  # the one timer that has both noted
 
     def of(self, peer_id: str) -> Door | None:
         """The peer's door, if one is open."""

@@ -1,4 +1,4 @@
-"""Frames: what is stored of a frame of `/ws`, which is less than what is sent.
+"""Frames: a frame of `/ws` as it is sent, and what is stored of it, which is less.
 
 What nearly every frame has alike is kept as one control character, which JSON text never holds: at its beginning the
 kind and the id of the ask, and the line that tells how to answer it.
@@ -28,6 +28,13 @@ def unpacked(stored: str, trace: str) -> str:
         rest = stored[1:].replace(_HINT, _hint(trace), 1)
         return f'{{"type":"ask","correlation_id":"{trace}",{rest}'
     return _NOTIFY + stored[1:] if stored.startswith(_NOTIFY_BEGINS) else stored
+
+
+def on_the_wire(text: str) -> bytes:
+    """A text below 64 KiB as one WebSocket frame of a server: whole, unmasked, not compressed (RFC 6455, 5.2)."""
+    data = text.encode()
+    size = len(data)
+    return (b"\x81%c" % size if size < 126 else b"\x81\x7e%b" % size.to_bytes(2)) + data
 
 
 def _hint(trace: str) -> str:

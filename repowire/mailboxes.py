@@ -2,7 +2,7 @@
 
 One worker a door: it leases, waits for the disk, and writes. What it wrote without a receipt is never written again
 through a door that remembers nothing; what it provably did not write goes back into the mailbox. While a worker rests,
-`flush` writes for it what came straight through: for all such doors together, after one wait for the disk.
+`Flush` writes for it what came straight through: for all such doors together, after one wait for the disk.
 """
 
 import asyncio
@@ -170,24 +170,39 @@ def _sent(delivery: Delivery) -> dict[str, Any]:
     return {"delivery_id": delivery.delivery_id, **part_of, "verified": False}
 
 
-async def flush(mesh: Mesh) -> None:
+class Flush:
     """Write, for the doors whose worker rests, what was put into them since: one wait for the disk serves them all.
 
+    It is called when a turn is committed and when the disk has it, which costs less than a task that waits for both.
     What cannot be written at once is left to the worker, which can wait.
     """
-    while True:
-        await mesh.doors.due.nudge.wait()
-        doors = mesh.doors.due.take()
-        for door in doors:
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self._doors: list[Door] = []  # which wait for the disk; what is put in from now on comes after them
+        mesh.doors.due.empty = self.begin
+
+    def begin(self) -> None:
+        """Wait for the disk with what was put in, unless that is done already: then `_end` looks again."""
+        if self._doors:
+            return
+        self._doors = self.mesh.doors.due.take()
+        for door in self._doors:
             if door.resting:
-                door.unwritten += _all_in(door)  # what is put in from now on is not what the disk is waited for
+                door.unwritten += _all_in(door)
+        self.mesh.db.when_on_disk(self._end)
+
+    def _end(self, failure: BaseException | None) -> None:
+        doors, self._doors = self._doors, []
         try:
-            await mesh.db.on_disk()
-            _write_at_once(mesh, doors)
-        finally:
-            for door in doors:
-                if door.unwritten:
-                    door.ring()
+            if failure is None:
+                _write_at_once(self.mesh, doors)
+        except Exception:
+            log.exception("what was put into %d doors could not be written at once", len(doors))
+        for door in doors:
+            if door.unwritten:
+                door.ring()
+        self.mesh.doors.due.tell()
 
 
 def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
@@ -209,7 +224,7 @@ def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
     """
     lines: list[tuple[str, dict[str, Any]]] = []
     copies: dict[str, list[Delivery]] = {}
-    sent, soon = mesh.doors.sent, bool(mesh.doors.sent)
+    sent = mesh.doors.sent
     for delivery in written:
         if delivery.kind == "broadcast":
             copies.setdefault(delivery.trace, []).append(delivery)
@@ -222,15 +237,25 @@ def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
         lines.append(("broadcast.sent", {"trace": trace, **facts}))
     if lines:
         mesh.announce_all(lines)
-    if sent and not soon:
-        asyncio.get_running_loop().call_later(SENT_SECONDS, _note_sent, mesh)
+    if sent:
+        _note_in(mesh, SENT_SECONDS)
 
 
-def _note_sent(mesh: Mesh) -> None:
-    """Say what was sent a while ago, and look again as long as there is more."""
+def _note_in(mesh: Mesh, seconds: float) -> None:
+    """Note what is to be noted so soon, if nothing does it earlier."""
+    loop, timer = asyncio.get_running_loop(), mesh.doors.noting
+    if timer is None or timer.when() > loop.time() + seconds:
+        if timer is not None:
+            timer.cancel()
+        mesh.doors.noting = loop.call_later(seconds, _note, mesh)
+
+
+def _note(mesh: Mesh) -> None:
+    """Note the receipts that came and say what was sent a while ago, and look again as long as there is more."""
+    mesh.doors.noting = None
     receipts.note(mesh)
     if mesh.doors.sent:
-        asyncio.get_running_loop().call_later(SENT_SECONDS, _note_sent, mesh)
+        _note_in(mesh, max(0.0, receipts.unsaid_until(mesh) - time.monotonic()))
 
 
 def stall(mesh: Mesh, door: Door) -> None:
@@ -295,7 +320,8 @@ async def _until_written(mesh: Mesh, delivery: Delivery, nudge: Nudge) -> Delive
     rung = await nudge.wait(None if delivery.state == LEASED else WRITE_SECONDS)
     await mesh.committed()
     if rung and not door.stalled and door.way != "channel":  # whose hand knows more than that it was written
-        return delivery._replace(state=LEASED, reason=None)
+        straight = delivery.state == LEASED and delivery.reason is None
+        return delivery if straight else delivery._replace(state=LEASED, reason=None)
     found = deliveries.load(mesh.db.conn, delivery.delivery_id)  # the way may have ended in the middle of a write
     return found if found.state != LEASED else delivery._replace(state=QUEUED, reason="slow_reader")
 
@@ -322,5 +348,5 @@ def injected(mesh: Mesh, door: Door, delivery_id: str) -> bool:
     if not mesh.shared:
         receipts.note(mesh)
     elif len(came) == 1:
-        asyncio.get_running_loop().call_later(LATE_SECONDS, receipts.note, mesh)
+        _note_in(mesh, LATE_SECONDS)
     return True

@@ -196,6 +196,7 @@ class Mesh:
         for change in changes:
             for call in change.afterwards:
                 call()
+        self.doors.due.tell()
 
     async def committed(self) -> None:
         """Wait until what this task changed last is committed; 503 when it was lost."""
@@ -219,9 +220,14 @@ class Mesh:
     async def on_disk(self) -> None:
         """Wait until what this task changed last survives a power cut; 503 when it was lost."""
         turn = _MINE.get()
-        if turn is not None and not (0 < turn.number <= self.db.synced and self.db.failure is None):
+        if turn is not None and not self.is_settled():
             await self.committed()
             await self.db.on_disk(turn.number)
+
+    def is_settled(self) -> bool:
+        """Whether `on_disk` has nothing to wait for, and nothing to tell."""
+        turn = _MINE.get()
+        return turn is None or (0 < turn.number <= self.db.synced and self.db.failure is None)
 
     async def seen_on_disk(self) -> None:
         """Wait until all that could be read just now survives a power cut; 503 when it was lost.
@@ -293,13 +299,13 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
 
     The middleware awaits it, where a loss can still become a refusal, and on_response_prepare, which streams pass too.
     """
-    if request.method in ("GET", "HEAD"):
+    if request.method in ("GET", "HEAD") or (mesh := request.app[MESH]).is_settled():
         return
     route = request.match_info.route.resource
     if route is not None and route.canonical in request.app[FORGIVEN]:
         return
     try:
-        await request.app[MESH].on_disk()
+        await mesh.on_disk()
     except Refusal:
         if response.status < 400:
             raise  # a refusal promises nothing, so it may leave

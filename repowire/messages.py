@@ -289,7 +289,7 @@ def _flat(mesh: Mesh, refusal: Refusal, note: Note) -> Refusal:
 
 def _accepted(mesh: Mesh, delivery: Delivery, sender: Peer | None, target: Peer, note: Note) -> dict[str, Any]:
     words = standing(delivery)
-    to_session = sessions.binding_id(mesh.db.conn, target.peer_id)
+    to_session = sessions.current_id(mesh, target.peer_id)
     return {
         "ok": True,
         "status": "queued" if words["queued"] else "sent",
@@ -299,7 +299,7 @@ def _accepted(mesh: Mesh, delivery: Delivery, sender: Peer | None, target: Peer,
         "to_peer_id": target.peer_id,
         "to_peer_name": target.display_name,
         "repowire_session_id": to_session,
-        "from_repowire_session_id": sessions.binding_id(mesh.db.conn, sender.peer_id) if sender else None,
+        "from_repowire_session_id": sessions.current_id(mesh, sender.peer_id) if sender else None,
         "to_repowire_session_id": to_session,
         "hook_delivery": None,
         "delivery_id": delivery.delivery_id,

@@ -4,6 +4,7 @@ Every receipt comes through one door, `receipt`, late, double and wrong ones too
 What was sent and not receipted is `leased`, and after its lease `unknown`; see `leases`.
 """
 
+import math
 import time
 from sqlite3 import Connection
 
@@ -44,16 +45,20 @@ def receipt(
 
 def note(mesh: Mesh) -> None:
     """Note the receipts that came meanwhile, and what was sent and has none."""
-    if mesh.doors.receipts or mesh.doors.sent:
+    if mesh.doors.receipts or unsaid_until(mesh) <= time.monotonic():
         with mesh.change() as change:
             take(change)
 
 
+def unsaid_until(mesh: Mesh) -> float:
+    """When it is to be said that the first was sent of those that have no receipt, in monotonic seconds; or never."""
+    return next((since + SENT_SECONDS for _, _, since in mesh.doors.sent.values()), math.inf)
+
+
 def take(change: Change) -> None:
     """Note what was sent and the receipts that came before this change, so that the order of events is the true one."""
-    sent = change.mesh.doors.sent
-    while sent and next(iter(sent.values()))[2] <= time.monotonic() - SENT_SECONDS:
-        deliveries.say_sent(change, next(iter(sent)))
+    while unsaid_until(change.mesh) <= time.monotonic():
+        deliveries.say_sent(change, next(iter(change.mesh.doors.sent)))
     receipts = change.mesh.doors.receipts
     if receipts:
         change.mesh.doors.receipts = []

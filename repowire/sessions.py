@@ -5,10 +5,10 @@ server, is known by it. A pane id says little by itself, since each server count
 """
 
 from sqlite3 import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from repowire.clock import new_id
-from repowire.mesh import Change
+from repowire.mesh import Change, Mesh
 
 # -- model and table -----------------------------------------------------------
 
@@ -139,6 +139,14 @@ def binding_id(db: Connection, peer_id: str | None) -> str | None:
     return row[0] if row else None
 
 
+def current_id(mesh: Mesh, peer_id: str) -> str | None:
+    """`binding_id`, from memory where nothing was remembered since."""
+    memo, key = mesh.memo, f"binding {peer_id}"
+    if key not in memo:
+        memo[key] = binding_id(mesh.db.conn, peer_id)
+    return cast(str | None, memo[key])
+
+
 # -- rules ---------------------------------------------------------------------
 
 
@@ -172,6 +180,7 @@ def restore(change: Change, session: Session) -> None:
 
 def remember(change: Change, peer_id: str, session: str, transcript: str | None = None, *, anew: bool = True) -> None:
     """This runtime session is the peer's, `anew` from now on. It keeps its id, whoever lives in it."""
+    change.mesh.memo.clear()
     known = change.db.execute(
         "UPDATE session_bindings SET peer_id = ?, transcript = coalesce(?, transcript),"
         " bound_at = CASE WHEN ? THEN ? ELSE bound_at END WHERE session = ?",

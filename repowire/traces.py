@@ -20,7 +20,7 @@ from repowire.mesh import MESH, Mesh
 from repowire.protocol import INJECTED, KINDS, LEASED_AT_ONCE, RECEIVED, Stage
 
 KEEPALIVE_SECONDS = 15.0
-SLICE, SLICE_SECONDS = 256, 0.25  # the index takes this many lines, 1 ms of loop, this often
+SLICE, SLICE_SECONDS = 256, 0.02  # the index takes this many lines, 1 ms of loop, this often: they are in memory yet
 PAGE = 1000  # lines read at once, so that a long catch-up lets others run in between
 REPLAY_MOST = 5000
 HEX = re.compile("[0-9a-f]{12}")

@@ -32,6 +32,9 @@ DEADLINE_SECONDS = 10.0
 STEP_SECONDS = 0.01
 TOKEN = "token-of-the-tests"
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; what we start is to hear of Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def until(condition: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
     """Look until the condition gives something true and return that; fail when the deadline passes."""

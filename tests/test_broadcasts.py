@@ -54,6 +54,26 @@ async def test_a_full_mailbox_holds_back_nobody_else(both, town):
     assert (await town["ann"].next())["text"] == "x"
 
 
+async def test_a_copy_is_stored_as_a_message_to_one_is(town, both):
+    """Through an open door, held by a person, and behind what waits: the same columns, save the ids."""
+    await both.post("/peers/ben/hold", reason="in a demo")
+    both.mesh.doors.of(town["eve"].peer_id).clear = False
+    with both.mesh.change() as change:
+        how = {"trace": "bcast-x", "from_peer_id": "p", "expires_at": change.now + 60, "most": 10}
+        frame = {"type": "broadcast", "from_peer": "x", "text": "\x02 'x' \u20ac"}
+        ids = [peer.peer_id for peer in town.values()]
+        copies, refused = intake.queue_all(change, ids, frame, **how)
+        alone = [intake.queue(change, peer_id, frame, **how) for peer_id in ids]
+        assert (refused, [one.state for one in copies]) == ([], ["leased", "held", "queued"])
+
+        def rows(made):
+            for one in made:
+                row = change.db.execute("SELECT * FROM deliveries WHERE delivery_id = ?", (one.delivery_id,)).fetchone()
+                yield [(type(value), value) for value in tuple(row)[2:]]  # after the seq and the id
+
+        assert list(rows(copies)) == list(rows(alone))
+
+
 async def test_its_trace_shows_every_delivery(both, town):
     got = await both.post("/broadcast", text="x")
     for peer in town.values():

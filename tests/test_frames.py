@@ -1,10 +1,11 @@
 """frames.py: what is stored comes out letter for letter, and is shorter than what is sent."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from repowire.deliveries import Delivery
-from repowire.frames import encode, packed
+from repowire.frames import encode, on_the_wire, packed
 from repowire.protocol import how_to_ack
 
 
@@ -26,3 +27,14 @@ def test_an_ask_is_stored_without_what_all_asks_have_alike():
     trace = "ask-0123456789ab"
     frame = encode({"type": "ask", "correlation_id": trace, "from_peer": "a", "text": how_to_ack(trace)})
     assert packed(frame, trace) == '\x01"from_peer":"a","text":"\x03"}'
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 255, 256, 65_535])
+def test_a_text_is_one_whole_frame_whatever_its_size(size):
+    """RFC 6455, 5.2: FIN and opcode 1, no mask, seven bits of length or sixteen after 126."""
+    frame = on_the_wire("é" * (size // 2) + "x" * (size % 2))
+    assert frame[0] == 0x81
+    assert frame[1] == min(size, 126)
+    begins = 2 if size < 126 else 4
+    assert size < 126 or int.from_bytes(frame[2:4], "big") == size
+    assert frame[begins:].decode() == "é" * (size // 2) + "x" * (size % 2)

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,13 +120,11 @@ class LifeOfDeliveries(RuleBasedStateMachine):
             await asyncio.sleep(0)
 
         self.mesh.db.on_disk = soon
-        self.flushing = self.loop.create_task(mailboxes.flush(self.mesh))
+        self.mesh.db.when_on_disk = lambda call: self.loop.call_soon(call, None)
+        mailboxes.Flush(self.mesh)
 
     async def close(self) -> None:
         receipts.note(self.mesh)
-        self.flushing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.flushing
         self.mesh.close()
 
     def run(self, coroutine) -> None:

@@ -1,9 +1,12 @@
 """messages.py: /notify, its published answers, and what a reader finds of it afterwards."""
 
 import asyncio
+import time
 
 import pytest
 from conftest import until_async
+
+from repowire import mailboxes, receipts
 
 FLAT = {
     "ok",
@@ -105,6 +108,36 @@ async def test_a_message_without_a_receipt_is_said_to_be_sent(both):
     await ben.next()
     await until_async(lambda: "delivery.sent" in [line.kind for line in both.mesh.ledger.after(0)])
     assert (await stages(both, trace))[-1] == "websocket_sent"
+
+
+async def test_what_got_no_receipt_is_said_to_be_sent_though_its_neighbours_got_theirs(both):
+    ben = await both.connect("ben", path="/src/ben", capabilities=["delivery_receipts"])
+    made = [(await notify(both))["delivery_id"] for _ in range(3)]
+    for frame in [await ben.next() for _ in made]:
+        if frame["delivery_id"] != made[1]:
+            await ben.receipt(frame)
+
+    def of(kind):
+        return [line.facts["delivery_id"] for line in both.mesh.ledger.after(0) if line.kind == kind]
+
+    await until_async(lambda: made[1] in of("delivery.sent"))
+    await until_async(lambda: {made[0], made[2]} <= set(of("delivery.handed")))
+    assert both.mesh.doors.sent == {}
+
+
+async def test_receipts_are_noted_together_however_the_messages_come(api, monkeypatch):
+    """One timer has all of them noted: each message had one of its own, and each of those wrote to the disk."""
+    api.mesh.shared, noted, note = True, [], receipts.note  # as the daemon does
+    monkeypatch.setattr(receipts, "note", lambda mesh: noted.append(time.monotonic()) or note(mesh))
+    ben = await api.connect("ben", path="/src/ben", capabilities=["delivery_receipts"])
+    began = time.monotonic()
+    for _ in range(100):
+        await notify(api)
+        await ben.receipt(await ben.next())
+    counted = "SELECT count(*) FROM deliveries WHERE state = 'handed'"
+    await until_async(lambda: api.mesh.db.conn.execute(counted).fetchone()[0] == 100)
+    await until_async(lambda: api.mesh.doors.noting is None)
+    assert len(noted) <= (noted[-1] - began) / mailboxes.LATE_SECONDS + 2
 
 
 async def test_the_stages_of_a_queued_notify_go_on_with_its_replay(both):
