@@ -284,10 +284,11 @@ class Database:
     def when_on_disk(self, call: Callable[[BaseException | None], None]) -> None:
         """`on_disk` of all that is committed, for what is no task: it is called with what went wrong, if anything did.
 
-        On the loop, at once where there is nothing to wait for. It must not raise.
+        On the loop, and never at once: whoever has just changed something may yet have to begin to listen. It must not
+        raise.
         """
         if self.failure is not None or self.synced >= self.committed:
-            call(self._lost() if self.failure is not None else None)
+            asyncio.get_running_loop().call_soon(call, self._lost() if self.failure is not None else None)
             return
         self._calls.append((self.committed, call))
         self.sync_now()

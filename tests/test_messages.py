@@ -125,6 +125,15 @@ async def test_what_got_no_receipt_is_said_to_be_sent_though_its_neighbours_got_
     assert both.mesh.doors.sent == {}
 
 
+async def test_one_that_the_disk_has_before_anybody_listens_is_answered_too(both):
+    """The sync thread may have been faster than the request."""
+    ben = await both.connect("ben", path="/src/ben")
+    await until_async(lambda: both.mesh.doors.of(ben.peer_id).resting)
+    both.mesh.db.synced = 1 << 60
+    assert (await notify(both))["delivery_state"] == "delivered"
+    assert (await ben.next())["text"] == "hi"
+
+
 async def test_receipts_are_noted_together_however_the_messages_come(api, monkeypatch):
     """One timer has all of them noted: each message had one of its own, and each of those wrote to the disk."""
     api.mesh.shared, noted, note = True, [], receipts.note  # as the daemon does
