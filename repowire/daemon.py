@@ -196,7 +196,7 @@ def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(settle)
     app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
-    mailboxes.Flush(mesh)
+    mesh.doors.due.empty = mailboxes.Flush(mesh).begin
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[launches.STARTS] = launches.Starts()
     app[history.READINGS] = history.Readings()

@@ -348,14 +348,6 @@ class Database:
     def _settle_waiters(self) -> None:
         """On the loop: wake whoever has his commit on the disk; after a failure nobody has."""
         waiting = []
-        calls, self._calls = self._calls, []
-        for committed, call in calls:
-            if self.failure is not None:
-                call(self._lost())
-            elif committed <= self.synced:
-                call(None)
-            else:
-                self._calls.append((committed, call))
         for committed, waiter in self._waiters:
             if waiter.done():
                 continue
@@ -366,6 +358,14 @@ class Database:
             else:
                 waiting.append((committed, waiter))
         self._waiters = waiting
+        calls, self._calls = self._calls, []
+        for committed, call in calls:  # last: one with a fault keeps no task waiting
+            if self.failure is not None:
+                call(self._lost())
+            elif committed <= self.synced:
+                call(None)
+            else:
+                self._calls.append((committed, call))
 
     def _fail(self, error: BaseException) -> None:
         """For good: after a failed fsync the kernel may call the lost pages clean, so a second one proves nothing."""

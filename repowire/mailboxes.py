@@ -180,7 +180,6 @@ class Flush:
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self._doors: list[Door] = []  # which wait for the disk; what is put in from now on comes after them
-        mesh.doors.due.empty = self.begin
 
     def begin(self) -> None:
         """Wait for the disk with what was put in, unless that is done already: then `_end` looks again."""
@@ -208,13 +207,15 @@ class Flush:
 def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
     """No await in here: nobody sees an item that is neither in its door nor written."""
     written: list[Delivery] = []
-    for door in doors:
-        while door.resting and door.unwritten and door.at_once is not None and door.at_once(door.unwritten[0]):
-            written.append(door.unwritten.pop(0))
-    _say_sent(mesh, written)
-    for delivery in written:
-        if mesh.bus.heard(topic := _written_topic(delivery.delivery_id)):  # nobody waits for a copy of a broadcast
-            mesh.bus.publish(topic)
+    try:
+        for door in doors:
+            while door.resting and door.unwritten and door.at_once is not None and door.at_once(door.unwritten[0]):
+                written.append(door.unwritten.pop(0))
+    finally:  # also where a door has a fault: whoever waits for what left before is told
+        for delivery in written:
+            if mesh.bus.heard(topic := _written_topic(delivery.delivery_id)):  # nobody waits for a broadcast's copy
+                mesh.bus.publish(topic)
+        _say_sent(mesh, written)
 
 
 def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:

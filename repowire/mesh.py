@@ -193,10 +193,12 @@ class Mesh:
             self._tell(turn.changes[-1].now, [event for change in turn.changes for event in change.events])
         changes = turn.changes
         turn.end()
-        for change in changes:
-            for call in change.afterwards:
-                call()
-        self.doors.due.tell()
+        try:
+            for change in changes:
+                for call in change.afterwards:
+                    call()
+        finally:  # also where one has a fault: what was put into doors is committed
+            self.doors.due.tell()
 
     async def committed(self) -> None:
         """Wait until what this task changed last is committed; 503 when it was lost."""

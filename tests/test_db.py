@@ -292,6 +292,32 @@ async def test_a_sync_that_began_before_the_commit_does_not_count(opened: Open, 
     assert store.synced == store.committed
 
 
+async def test_a_call_comes_when_the_disk_has_what_was_committed_before_it(opened: Open, disk: Disk) -> None:
+    store, told = opened(), list[BaseException | None]()
+    insert(store)
+    waiting = asyncio.create_task(store.on_disk())
+    await disk.has_started()
+    insert(store)  # while the first sync runs
+    store.when_on_disk(told.append)
+    disk.leave.release()
+    await asyncio.wait_for(waiting, SECONDS)
+    await disk.has_started()
+    assert told == []
+    disk.leave.release()
+    await until(lambda: told)
+    store.when_on_disk(told.append)  # the disk has it: all the same it is not called while somebody is at it
+    assert told == [None]
+    await until(lambda: len(told) == 2)
+    disk.error = OSError(errno.EIO, "Input/output error")
+    insert(store)
+    store.when_on_disk(told.append)
+    disk.leave.release()
+    await until(lambda: len(told) == 3)
+    store.when_on_disk(told.append)
+    await until(lambda: len(told) == 4)
+    assert [type(one) for one in told] == [type(None)] * 2 + [StoreError] * 2
+
+
 async def test_one_sync_serves_all_who_wait(opened: Open, disk: Disk) -> None:
     store = opened()
     insert(store)

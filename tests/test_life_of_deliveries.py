@@ -121,7 +121,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
         self.mesh.db.on_disk = soon
         self.mesh.db.when_on_disk = lambda call: self.loop.call_soon(call, None)
-        mailboxes.Flush(self.mesh)
+        self.mesh.doors.due.empty = mailboxes.Flush(self.mesh).begin
 
     async def close(self) -> None:
         receipts.note(self.mesh)

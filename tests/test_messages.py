@@ -6,7 +6,7 @@ import time
 import pytest
 from conftest import until_async
 
-from repowire import mailboxes, receipts
+from repowire import intake, mailboxes, receipts
 
 FLAT = {
     "ok",
@@ -131,6 +131,45 @@ async def test_one_that_the_disk_has_before_anybody_listens_is_answered_too(both
     await until_async(lambda: both.mesh.doors.of(ben.peer_id).resting)
     both.mesh.db.synced = 1 << 60
     assert (await notify(both))["delivery_state"] == "delivered"
+    assert (await ben.next())["text"] == "hi"
+
+
+async def two_straight_through(api):
+    """A peer each for two messages that are committed in one turn, once both doors stand open."""
+    found = [await api.connect(name, path=f"/src/{name}") for name in ("ben", "cat")]
+    await until_async(lambda: all(api.mesh.doors.of(peer.peer_id).resting for peer in found))
+    return found
+
+
+def put(change, peer):
+    frame = {"type": "notify", "from_peer": "x", "to_peer": "y", "text": "hi"}
+    return intake.queue(change, peer.peer_id, frame, expires_at=change.now + 60, most=10)
+
+
+async def test_a_door_that_fails_keeps_no_other_waiting(api):
+    """What was written before it is told, and its own message is left to its worker."""
+    ben, cat = await two_straight_through(api)
+    api.mesh.shared = True
+    api.mesh.doors.of(cat.peer_id).at_once = lambda delivery: 1 // 0
+    with api.mesh.change() as change:
+        made = [put(change, ben), put(change, cat)]
+    async with asyncio.timeout(10):
+        told = await mailboxes.all_written(api.mesh, made)
+    assert [one.state for one in told] == ["leased", "leased"]
+    assert [(await peer.next())["delivery_id"] for peer in (ben, cat)] == [one.delivery_id for one in made]
+    await until_async(lambda: sum(line.kind == "delivery.sent" for line in api.mesh.ledger.after(0)) == 2)
+
+
+async def test_what_was_put_into_a_door_leaves_it_though_a_later_call_fails(api):
+    ben, _ = await two_straight_through(api)
+
+    def changed():
+        with api.mesh.change() as change:
+            put(change, ben)
+            change.after(lambda: 1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        changed()
     assert (await ben.next())["text"] == "hi"
 
 
