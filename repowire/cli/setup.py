@@ -296,7 +296,7 @@ def held(part: Part) -> Iterator[None]:
             with suppress(files.Locked):
                 holding.enter_context(files.locked(part.lock, clock.now()))
                 break
-            time.sleep(files.TRY_SECONDS)
+            time.sleep(files.TRY_SECONDS)  # nothing tells when a folder goes: look again until the tries are spent
         else:
             refuse(part.path, f"is being changed by Claude Code (it holds {part.lock}); run this again")
         yield
