@@ -287,6 +287,15 @@ async def both(request: pytest.FixtureRequest, new_api: Callable[..., Any], mesh
 
 
 @pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe to write into, whose reader has left."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A temporary folder with a short path: a Unix socket's address holds about 100 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="rw"))
@@ -414,13 +423,19 @@ class Live:
         return [sys.executable, "-m", "repowire", *arguments]
 
     def cli(
-        self, *arguments: str, stdin: str = "", seconds: float = 20.0, **environ: str
+        self,
+        *arguments: str,
+        stdin: str = "",
+        stdout: int = subprocess.PIPE,
+        seconds: float = 20.0,
+        **environ: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run `repowire ARGUMENTS` to its end."""
         return subprocess.run(
             self.command(*arguments),
             input=stdin,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=seconds,
             env={**self.environ, **environ},

@@ -100,6 +100,14 @@ def test_the_dead_are_shown_retried_and_dropped(live, run):
     assert run("deliveries", "--dead").stdout == ""
 
 
+def test_each_of_several_is_dropped_whoever_reads_the_lines(live, run, unread):
+    run("peer", "register", "build")
+    ids = [run("notify", "build", text).stdout.strip() for text in ("one", "two", "three")]
+    done = live.cli("deliveries", "drop", *ids, stdout=unread)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {one["state"] for one in json.loads(run("deliveries", "--json").stdout)["deliveries"]} == {"failed"}
+
+
 @pytest.mark.parametrize("noun", ["ask-many", "answers", "broadcast", "query", "inbox", "messages", "deliveries"])
 def test_each_has_a_help_with_an_example(run, noun):
     shown = run(noun, "--help").stdout

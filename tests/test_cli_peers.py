@@ -83,3 +83,11 @@ def test_prune_shows_before_it_takes(live, run):
     assert "ben" not in run("peer", "list", "--all").stdout
     back = live.post("/peers", name="ben", path="/src/ben")
     assert live.get(f"/deliveries/pending?peer_id={back['peer_id']}")["deliveries"][0]["text"] == "later"
+
+
+def test_a_reader_that_leaves_keeps_nobody_on_the_list(live, run, unread):
+    live.post("/peers", name="ann", path="/src/ann")
+    live.post("/peers/ann/offline")
+    done = live.cli("peer", "prune", "--force", stdout=unread)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ann" not in run("peer", "list", "--all").stdout

@@ -1,5 +1,6 @@
 """Setup: what is written into an agent's settings, and that nothing else of them changes."""
 
+import argparse
 import json
 import os
 import pty
@@ -305,11 +306,12 @@ class Home:
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("REPOWIRE_", "CLAUDE"))}
         self.environ |= {"HOME": str(folder), "NO_COLOR": "1"}
 
-    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, stdout: int = subprocess.PIPE, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "repowire", *arguments],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=DEADLINE_SECONDS,
             env=self.environ | environ,
@@ -408,6 +410,27 @@ def test_at_a_terminal_it_asks(home: Home, said: bytes, written: bool) -> None:
         assert asked.wait(DEADLINE_SECONDS) == (0 if written else 1)
     os.close(ours)
     assert (home.files() != before) is written
+
+
+def test_a_reader_that_leaves_keeps_no_setup_from_being_done(home: Home, unread: int) -> None:
+    before = home.files()
+    done = home.run("setup", "claude-code", "--yes", stdout=unread)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.run("setup", "claude-code", "--check").returncode == 0
+    done = home.run("uninstall", "--yes", stdout=unread)
+    assert (done.returncode, done.stderr, home.files()) == (0, "", before)
+
+
+def test_who_left_before_the_end_of_the_diff_is_not_asked(home: Home, unread: int) -> None:
+    before = home.files()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "repowire", "setup", "claude-code"]
+    with subprocess.Popen(command, stdin=theirs, stdout=unread, stderr=theirs, env=home.environ, cwd=ROOT) as asked:
+        os.close(theirs)
+        assert b"nothing was changed: what would be was not read to its end" in os.read(ours, 65_536)
+        assert asked.wait(DEADLINE_SECONDS) == 1
+    os.close(ours)
+    assert home.files() == before
 
 
 def test_an_unreadable_file_is_refused_before_anything_is_written(home: Home) -> None:
@@ -543,15 +566,15 @@ def test_control_characters_of_a_settings_file_do_not_reach_the_terminal(home: H
 
 
 def test_the_lock_of_claude_codes_own_programs_is_heeded(home: Home) -> None:
-    lock, before = home.main.with_name(".claude.json.lock"), home.main.read_bytes()
+    lock, before = home.main.with_name(".claude.json.lock"), home.files()
     lock.mkdir()
     done = home.run("setup", "claude-code", "--yes")
-    assert (done.returncode, home.main.read_bytes()) == (1, before)
-    assert f"{home.main}: is being changed by Claude Code (it holds {lock})" in done.stderr
+    assert (done.returncode, home.files(), home.backups()) == (1, before, [])  # the other file neither
+    assert f"{home.main}: is being changed by Claude Code (it holds {lock}); nothing was written" in done.stderr
     assert lock.is_dir()
     os.utime(lock, (0, 0))  # left behind by one that was killed
     assert home.run("setup", "claude-code", "--yes").returncode == 0
-    assert (home.main.read_bytes() != before, lock.exists()) == (True, False)
+    assert (home.main.read_bytes() != before[home.main.name], lock.exists()) == (True, False)
 
 
 def test_the_lock_is_held_from_the_last_look_until_the_file_is_written(
@@ -559,13 +582,13 @@ def test_the_lock_is_held_from_the_last_look_until_the_file_is_written(
 ) -> None:
     monkeypatch.setenv("HOME", str(home.folder))
     monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
-    part = setup.parts()[1]
-    lock, seen = Path(f"{home.main}.lock"), list[bool]()
+    lock, seen = Path(f"{home.main}.lock"), list[tuple[str, bool]]()
 
     def plan(part: setup.Part) -> setup.Edit | None:
-        seen.append(lock.is_dir())
+        seen.append((part.path.name, lock.is_dir()))
         return setup.edit(part, lambda text: part.add(text, HERE))
 
-    setup.write_settled(part, plan)
-    assert (seen, lock.exists()) == ([False, True], False)
+    setup.apply(argparse.Namespace(json=True, dry_run=False, yes=True), plan)
+    looks = [("settings.json", False), (".claude.json", False), ("settings.json", True), (".claude.json", True)]
+    assert (seen, lock.exists()) == (looks, False)
     assert b"mcp_stdio" in home.main.read_bytes()

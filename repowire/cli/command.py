@@ -90,6 +90,26 @@ def put(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
+@contextmanager
+def before_it_is_done(*, asks: bool = False) -> Iterator[None]:
+    """Around what is printed of what is still to be done: a reader that leaves (`| head`) does not prevent it.
+
+    Unless a person will be asked whether it shall be, who has then not been shown it whole.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        unread()
+        if asks:
+            fail("nothing was changed: what would be was not read to its end")
+
+
+def unread() -> None:
+    """Nobody reads stdout any more: keep later lines, and the interpreter at its end, from failing by that."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def note(text: str) -> None:
     """A line for people, on stderr."""
     with suppress(OSError):
@@ -306,9 +326,8 @@ def told() -> Iterator[None]:
         fail(f"the answer lacks {lacking}: what answers is no repowire daemon, or one of another version")
     except KeyboardInterrupt:
         raise Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from saying so at its end
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # the reader has seen enough
+        unread()
         raise Exit(FAILED) from None
     except OSError as exc:
         fail(f"{exc.filename or 'system'}: {exc.strerror or exc}")

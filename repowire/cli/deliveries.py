@@ -111,5 +111,6 @@ def act(word: str, args: argparse.Namespace) -> int:
                 c.note(f"repowire: {c.clean(c.refused(no))}")
                 code = c.FAILED
                 continue
-            c.put(c.to_json(done) if args.json else f"{c.clean(done['delivery_id'])}: {c.clean(done['state'])}")
+            with c.before_it_is_done():  # the others
+                c.put(c.to_json(done) if args.json else f"{c.clean(done['delivery_id'])}: {c.clean(done['state'])}")
     return code

@@ -238,7 +238,8 @@ def prune(args: argparse.Namespace) -> int:
         if not found["pruned"]:
             return _done(args, found, "nobody is offline: nothing to prune")
         if not args.json:
-            _show_pruned(found["pruned"])
+            with c.before_it_is_done(asks=not (args.force or args.dry_run)):
+                _show_pruned(found["pruned"])
         if args.dry_run:
             return _done(args, found, "nothing was changed: --dry-run")
         if not args.force:

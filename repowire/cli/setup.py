@@ -138,19 +138,22 @@ def check(program: claude.Program, *, as_json: bool) -> int:
 
 def apply(args: argparse.Namespace, plan: Callable[[Part], Edit | None]) -> list[str]:
     """Plan all, show all, ask once, then write; the files that changed."""
-    edits = [edit for part in parts() if (edit := plan(part)) is not None]
-    if not edits:
+    changing = [(part, edit) for part in parts() if (edit := plan(part)) is not None]
+    if not changing:
         return []
     if not args.json:
-        for one in edits:
-            show(one)
-    if args.dry_run:
-        return [str(one.path) for one in edits]
-    if not args.yes:
-        confirm()
-    for part in parts():
-        write_settled(part, plan)
-    return [str(one.path) for one in edits]
+        with c.before_it_is_done(asks=not (args.yes or args.dry_run)):
+            for _, edit in changing:
+                show(edit)
+    if not args.dry_run:
+        if not args.yes:
+            confirm()
+        with ExitStack() as holding:  # every lock before the first byte: who is refused has nothing changed
+            for part, _ in changing:
+                holding.enter_context(held(part))
+            for part, _ in changing:
+                write_settled(part, plan)
+    return [str(edit.path) for _, edit in changing]
 
 
 def confirm() -> None:
@@ -278,12 +281,9 @@ def show(one: Edit) -> None:
 def write_settled(part: Part, plan: Callable[[Part], Edit | None]) -> None:
     """Write it, planned anew where somebody else wrote in between."""
     for _ in range(TRIES):
-        if plan(part) is None:
+        one = plan(part)
+        if one is None or replace(one):
             return
-        with held(part):
-            one = plan(part)
-            if one is None or replace(one):
-                return
     refuse(part.path, "is being changed by another program; close it and run this again")
 
 
@@ -298,7 +298,8 @@ def held(part: Part) -> Iterator[None]:
                 break
             time.sleep(files.TRY_SECONDS)  # nothing tells when a folder goes: look again until the tries are spent
         else:
-            refuse(part.path, f"is being changed by Claude Code (it holds {part.lock}); run this again")
+            why = f"is being changed by Claude Code (it holds {part.lock})"
+            refuse(part.path, f"{why}; nothing was written. Run this again")
         yield
 
 
