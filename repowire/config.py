@@ -96,9 +96,13 @@ Given = tuple[str, str, object, str, bool]  # section, key, value, its place, wh
 
 def _from_file(path: Path) -> Iterator[Given]:
     for section, table in _document(path).items():
-        if section in settings.SECTIONS and not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} is a section; write [{section}] and its keys below it")
-        for key, value in table.items() if isinstance(table, dict) and table else [("", None)]:
+        if not isinstance(table, dict):
+            if section in settings.SECTIONS:
+                raise ConfigError(f"{path}: {section} is a section; write [{section}] and its keys below it")
+            having = [f"[{one}]" for one in settings.SECTIONS if section in settings.keys(one)]
+            where = f"write it below {' or '.join(having)}" if having else f"there are {', '.join(settings.SECTIONS)}"
+            raise ConfigError(f"{path}: {section} stands in no section; {where}")
+        for key, value in table.items() or [("", None)]:
             if key or section not in settings.SECTIONS:
                 yield section, key, value, str(path), False
 
