@@ -33,7 +33,6 @@ from repowire import (
     tmux,
     wire,
 )
-from repowire.agents.claude_code_setup import Drift
 from repowire.contradictions import ERROR, WARNING, Contradiction, Facts
 from repowire.deliveries import Delivery
 from repowire.mesh import MESH, Mesh
@@ -116,7 +115,7 @@ class Look:
     mesh: Mesh
     table: Sockets
     survey: Survey
-    drifts: dict[str, list[tuple[str, Drift]]]  # by the folder of the settings
+    settings: dict[str, drift.Settings]  # by their folder
 
 
 async def look(mesh: Mesh, table: Sockets, found: Iterable[Peer]) -> Look:
@@ -127,9 +126,8 @@ async def look(mesh: Mesh, table: Sockets, found: Iterable[Peer]) -> Look:
     folders = {
         folder for peer in asked if (folder := drift.settings_folder(mesh, peer, known[peer.peer_id])) is not None
     }
-    program = drift.own_program(mesh)
-    drifts = await asyncio.to_thread(lambda: {folder: drift.found_in(folder, program) for folder in folders})
-    return Look(mesh, table, seen, drifts)
+    settings = await asyncio.to_thread(lambda: {folder: drift.look_at(mesh, folder) for folder in folders})
+    return Look(mesh, table, seen, settings)
 
 
 def facts(around: Look, peer: Peer, held: list[Delivery]) -> Facts:
@@ -141,6 +139,7 @@ def facts(around: Look, peer: Peer, held: list[Delivery]) -> Facts:
     alive = _alive(mesh, peer) if here else None
     pending, _ = asks.waits_on(db, peer.peer_id)
     folder = drift.settings_folder(mesh, peer, session)
+    written = around.settings.get(folder) if folder is not None else None
     answers = _server_answers(around, peer) if here else None
     return Facts(
         peer=peer,
@@ -161,8 +160,8 @@ def facts(around: Look, peer: Peer, held: list[Delivery]) -> Facts:
         pending=pending,
         oldest_ask=asks.oldest_to(db, peer.peer_id),
         held=held,
-        drift=around.drifts.get(folder) if folder is not None else None,
-        setup=drift.setup_command(folder),
+        drift=written.drift if written is not None else None,
+        setup=written.setup if written is not None else drift.SETUP,
         version=peer.details.get("hook_version") if live is not None else None,
     )
 
@@ -297,6 +296,7 @@ def checks(mesh: Mesh, hosts: Hosts, around: Look) -> list[Check]:
     failure, wanted = mesh.ledger.failure, panes.wanted(mesh, hosts)
     found, silent = shutil.which(tmux.PROGRAM), around.survey.silent
     installed = installed_version()
+    many = f"{len(wanted)} pane{'s' * (len(wanted) != 1)}"
     agents_alone = [place for place in links.orphans(mesh.db.conn, around.survey.places) if place.agent is not None]
     return [
         Check("ledger", failure is None, ERROR, f"cannot be written: {failure}" if failure else "is written"),
@@ -314,14 +314,14 @@ def checks(mesh: Mesh, hosts: Hosts, around: Look) -> list[Check]:
             "ws-hook",
             bool(hosts.following) or not wanted,
             ERROR,
-            f"serves {len(wanted)} panes" if hosts.following else f"does not run, {len(wanted)} panes want it",
+            f"serves {many}" if hosts.following else f"does not run, and is wanted for {many}",
             None if hosts.following or not wanted else f"less {mesh.config.home / 'ws-hook.log'}",
         ),
         Check(
             "orphans",
             not agents_alone,
             WARNING,
-            f"{len(agents_alone)} panes look like an agent and are nobody's"
+            f"panes that look like an agent's and are nobody's: {len(agents_alone)}"
             if agents_alone
             else "no agent is nobody's",
             "repowire link" if agents_alone else None,

@@ -4,8 +4,10 @@ Nothing is written here. Files are read, so all but the names of folders is for 
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from repowire import config, rehooks, survey
 from repowire.agents import claude_code_hooks as claude
@@ -18,13 +20,7 @@ from repowire.peers import Peer
 from repowire.sessions import Session
 
 PACKAGE = Path(__file__).parent
-
-
-def own_program(mesh: Mesh) -> Program:
-    """What setup would write for this very daemon, with approvals."""
-    home = mesh.config.home
-    usual = home == config.home_of({"HOME": os.environ.get("HOME", "")})
-    return Program(sys.executable, str(PACKAGE), None if usual else str(home), mesh.config.approvals.gated_anywhere)
+SETUP = "repowire setup claude-code"
 
 
 def settings_folder(mesh: Mesh, peer: Peer, session: Session | None) -> str | None:
@@ -44,12 +40,42 @@ def settings_folder(mesh: Mesh, peer: Peer, session: Session | None) -> str | No
     return None
 
 
+class Settings(NamedTuple):
+    """The settings in one folder: what of them is not as setup would write it for this daemon, and what writes it."""
+
+    drift: list[tuple[str, Drift]]  # with the file
+    setup: str
+
+
+def look_at(mesh: Mesh, folder: str) -> Settings:
+    """What is so in a folder of settings."""
+    home, main = mesh.config.home, main_of(folder)
+    users = os.path.dirname(main) if os.path.dirname(main) != folder else os.path.expanduser("~")
+    usual = home == config.home_of({"HOME": users})
+    program = Program(sys.executable, str(PACKAGE), None if usual else str(home), mesh.config.approvals.gated_anywhere)
+    return Settings(found_in(folder, program), setup_command(folder, home))
+
+
+def main_of(folder: str) -> str:
+    """The file of the MCP servers: beside a user's `.claude`, else in the folder, which CLAUDE_CONFIG_DIR named."""
+    beside = os.path.join(os.path.dirname(folder), ".claude.json")
+    return beside if os.path.basename(folder) == ".claude" and os.path.exists(beside) else f"{folder}/.claude.json"
+
+
+def setup_command(folder: str, home: Path) -> str:
+    """What writes these settings, for the daemon of this home, whoever's they are."""
+    if folder == os.path.expanduser("~/.claude"):
+        return SETUP
+    parent = os.path.dirname(folder)
+    if main_of(folder) == f"{folder}/.claude.json":
+        return f"CLAUDE_CONFIG_DIR={shlex.quote(folder)} {SETUP}"
+    return f"HOME={shlex.quote(parent)} REPOWIRE_HOME={shlex.quote(str(home))} {SETUP}"
+
+
 def found_in(folder: str, program: Program) -> list[tuple[str, Drift]]:
     """What of the settings in a folder is not as setup would write it."""
-    beside = os.path.join(os.path.dirname(folder), ".claude.json")
-    main = beside if os.path.basename(folder) == ".claude" and os.path.exists(beside) else f"{folder}/.claude.json"
     found = []
-    for file, drift in ((f"{folder}/settings.json", _hooks_drift), (main, setup.server_drift)):
+    for file, drift in ((f"{folder}/settings.json", _hooks_drift), (main_of(folder), setup.server_drift)):
         try:
             text = files.text_of(file) if os.path.exists(file) else ""
             found += [(file, one) for one in drift(text, program)]
@@ -61,8 +87,3 @@ def found_in(folder: str, program: Program) -> list[tuple[str, Drift]]:
 def _hooks_drift(text: str, program: Program) -> list[Drift]:
     """As setup without `--approvals` goes by: the gate is wanted where it stands."""
     return setup.hooks_drift(text, program if setup.has_approvals(text) else program._replace(gated=None))
-
-
-def setup_command(folder: str | None) -> str:
-    usual = os.path.expanduser("~/.claude")
-    return f"{'' if folder in (None, usual) else f'CLAUDE_CONFIG_DIR={folder} '}repowire setup claude-code"

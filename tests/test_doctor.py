@@ -5,6 +5,8 @@ import errno
 import inspect
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 from conftest import TOKEN, until_async
@@ -138,6 +140,24 @@ def test_settings_are_as_setup_wrote_them_with_a_gate_and_without(tmp_path, gate
     assert drift.found_in(str(tmp_path), wrote._replace(gated=("Bash", "Edit"))) == []
     found = drift.found_in(str(tmp_path), wrote._replace(gated=("Bash",)))
     assert [one.what for _, one in found] == (["other tools than the config says"] if gated else [])
+
+
+@pytest.mark.parametrize("whose", ["this user's", "another HOME's", "a CLAUDE_CONFIG_DIR's"])
+def test_what_is_said_to_mend_settings_does(mesh, tmp_path, monkeypatch, whose):
+    """Each is a way in which a Claude Code may have been started; what writes them must write where that one reads."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
+    monkeypatch.setenv("REPOWIRE_HOME", str(mesh.config.home))
+    home = {"this user's": tmp_path, "another HOME's": tmp_path / "an other"}.get(whose)
+    folder = home / ".claude" if home else tmp_path / "a config dir"
+    folder.mkdir(parents=True)
+    (home or folder).joinpath(".claude.json").write_text("{}\n")
+    before = drift.look_at(mesh, str(folder))
+    assert {one.what for _, one in before.drift} == {"missing"}
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    command = ["/bin/sh", "-c", f"{before.setup} --yes"]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PATH": path})
+    assert drift.look_at(mesh, str(folder)).drift == []
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "huge"])
