@@ -58,6 +58,7 @@ OPENERS = {
     "not_the_agent": "bring the agent to the front in pane {pane} (fg)",
 }
 OTHERWISE = "repowire trace {id}"
+STOPPED = "it is stopped: kill -CONT {pid}, or fg in pane {pane} where its shell has the keys"
 
 
 class Contradiction(NamedTuple):
@@ -216,11 +217,12 @@ def _held_mail(facts: Facts) -> Iterator[Contradiction]:
     oldest = facts.held[0]
     reason, age = oldest.reason or "unknown", facts.now - oldest.created_at
     words = {"pane": facts.peer.pane_id or "?", "name": facts.named, "id": oldest.delivery_id}
+    opener = STOPPED if reason == "not_the_agent" and facts.agent_stopped else OPENERS.get(reason, OTHERWISE)
     yield Contradiction(
         "HELD_MAIL",
         WARNING,
         f"{len(facts.held)} held, the oldest for {age:.0f} s: {reason}",
-        OPENERS.get(reason, OTHERWISE).format(**words),
+        opener.format(**words, pid=facts.peer.agent_pid),
         {
             "count": len(facts.held),
             "oldest_delivery_id": oldest.delivery_id,

@@ -173,6 +173,11 @@ def test_dead_but_busy_when_it_is_stopped(host: Host) -> None:
     os.kill(pid, signal.SIGSTOP)  # a child of a shell: tmux lets its own children go on by itself
     until(lambda: "DEAD_BUT_BUSY" in wrong(host))
     assert wrong(host)["DEAD_BUT_BUSY"]["repair"] == f"kill -CONT {pid}"
+    host.live.post("/notify", to_peer="ann", text="are you there?")
+    until(lambda: "HELD_MAIL" in wrong(host))
+    held = wrong(host)["HELD_MAIL"]
+    assert held["evidence"]["reason"] == "not_the_agent"
+    assert held["repair"] == f"it is stopped: kill -CONT {pid}, or fg in pane {pane} where its shell has the keys"
     os.kill(pid, signal.SIGKILL)
 
 
