@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from repowire.cli import command as c
+from repowire.client import RepowireClient
 from repowire.errors import Refusal
 
 Verb = Callable[[str, str, str, c.Run], argparse.ArgumentParser]
@@ -99,7 +100,7 @@ def restart(args: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """`repowire session`."""
-    shown_first = "  repowire session resume ID --dry-run\n  repowire session resume ID -m 'go on'"
+    shown_first = "  repowire session resume build --dry-run\n  repowire session resume build -m 'go on'"
     made = c.parser("session", "Runtime sessions of peers.", shown_first)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="resume", prog=made.prog)
     words, example = "start an agent on a session whose own is gone", shown_first
@@ -107,7 +108,8 @@ def main(argv: list[str]) -> int:
         "resume", help=words, description=f"{words.capitalize()}.", epilog=c.epilog(example), allow_abbrev=False
     )
     c.with_json(resuming)
-    resuming.add_argument("session", metavar="ID", help="rw-session-…")
+    resuming.add_argument("session", metavar="NAME", help="a peer, for its newest session; or a session, rw-session-…")
+    resuming.add_argument("-c", "--circle", help="the circle to look for the peer in")
     resuming.add_argument("--dry-run", action="store_true", help="only say whether it could be")
     resuming.add_argument("--profile", help="a set of arguments that the config has a name for")
     resuming.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
@@ -119,7 +121,7 @@ def main(argv: list[str]) -> int:
 def resume(args: argparse.Namespace) -> int:
     with c.client() as daemon, shown(), c.progress("waiting for it to stand"):
         done = daemon.resume_session(
-            args.session,
+            _session(daemon, args.session, args.circle),
             dry_run=args.dry_run,
             profile=args.profile,
             from_peer=args.from_peer,
@@ -133,6 +135,14 @@ def resume(args: argparse.Namespace) -> int:
     else:
         c.put(c.clean(done["spawned_display_name"]))
     return c.OK
+
+
+def _session(daemon: RepowireClient, named: str, circle: str | None) -> str:
+    """The name of a session: as given, or of the newest one of that peer."""
+    if named.startswith("rw-session-"):
+        return named
+    found = daemon.transcript(named, circle=circle, limit=1)["repowire_session_id"]
+    return found or c.fail(f"no session of {named} is known: an agent has one when its hooks have spoken")
 
 
 @contextmanager

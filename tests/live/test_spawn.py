@@ -545,10 +545,21 @@ def test_peer_restart_and_session_resume(yard: Yard) -> None:
     until(lambda: yard.peers()["ann"]["status"] == "offline")
     done = yard.live.cli("session", "resume", session, "--dry-run")
     assert (done.returncode, done.stdout) == (0, "resume_available\n")
-    done = yard.live.cli("session", "resume", session)
+    named = yard.live.cli("session", "resume", "ann", "--dry-run", "--json")  # its newest
+    assert json.loads(named.stdout)["repowire_session_id"] == session
+    done = yard.live.cli("session", "resume", "ann")
     assert (done.returncode, done.stdout) == (0, "ann\n")
-    done = yard.live.cli("session", "resume", "rw-session-0")
-    assert (done.returncode, done.stdout) == (1, "")
+    done = yard.live.cli("session", "resume", session)
+    assert (done.returncode, "ann lives in this session" in done.stderr) == (1, True)
+    yard.live.post("/peers", name="hookless", path="/src/hookless")
+    for unknown, words in (
+        ("rw-session-0", "no session 'rw-session-0'"),
+        ("nobody", "no peer 'nobody'"),
+        ("hookless", "no session of hookless is known"),
+    ):
+        done = yard.live.cli("session", "resume", unknown)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
 
 
 # -- a daemon that dies in between ---------------------------------------------------
