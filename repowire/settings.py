@@ -237,7 +237,10 @@ COMMANDS = _made_of(
     "What may be started, by kind of agent; without any nothing is.",
 )
 ALLOWED_COMMANDS = _made_of(
-    "list", "a list of command lines", _words, "More command lines that may be started, word for word."
+    "list",
+    "a list of command lines",
+    _words,
+    "More command lines that may be started, word for word; the name of the program says the kind of agent.",
 )
 ALLOWED_PATHS = _made_of(
     "list",
