@@ -197,6 +197,9 @@ def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> No
         (["daemon", "--port", "99999"], "a whole number from 0 to 65535"),
         (["peer"], "required: list|describe|register|unregister"),
         (["tail", "--\x1b[31mred"], "unrecognized arguments: --\\x1b[31mred;"),
+        (["tail", "--kind", "ask.*", "--kind", "aks.*"], "no event is of kind 'aks.*'; there are those of ask, "),
+        (["listen", "--name", "two words"], "--name: must be 1 to 64 of the letters, digits and . _ -"),
+        (["listen", "--name", "ok", "--circle", ""], "--circle: must be 1 to 64 of the letters, digits and . _ -"),
     ],
 )
 def test_a_mistake_is_one_line_and_2(cli: Cli, arguments: list[str], said: str) -> None:

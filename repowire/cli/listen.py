@@ -54,6 +54,9 @@ def main(argv: list[str]) -> int:
 
 
 def listen(args: argparse.Namespace) -> int:
+    for flag, name in (("--name", args.name), ("--circle", args.circle)):
+        if name is not None and not protocol.is_identifier(name):
+            c.fail(f"{flag}: must be 1 to 64 of the letters, digits and . _ -", c.USAGE)
     logging.basicConfig(format="repowire: %(message)s", level=logging.WARNING)
     logging.getLogger("repowire.async_client").setLevel(logging.INFO)  # cuts and returns
     try:

@@ -5,6 +5,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 
 from repowire.cli import command as c
+from repowire.protocol import KINDS
 
 NOT_FACTS = ("id", "type", "kind", "timestamp")
 NOT_DETAILS = ("kind", "line")  # where a stage stands in the ledger: --json has it
@@ -78,6 +79,10 @@ def _tail(argv: list[str]) -> int:
 
 
 def tail(args: argparse.Namespace) -> int:
+    for pattern in args.kind or ():
+        if not any(wanted({"kind": kind, "type": known.event}, [pattern]) for kind, known in KINDS.items()):
+            nouns = sorted({kind.partition(".")[0] for kind in KINDS})
+            c.fail(f"no event is of kind {pattern!r}; there are those of {', '.join(nouns)}", c.USAGE)
     with c.client() as daemon:
         for event in daemon.stream(since=args.since, replay=args.replay):
             if wanted(event, args.kind):
