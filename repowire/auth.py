@@ -93,9 +93,6 @@ class Auth:
 
     def caller(self, request: web.Request) -> Caller:
         """Who is at the other end; asked of the kernel once a connection. Raises Refusal for another user."""
-        if CALLER in request:  # let in already; the client may have left since
-            admitted: Caller = request[CALLER]
-            return admitted
         transport = request.transport
         if transport is None:
             return TCP
@@ -106,7 +103,7 @@ class Auth:
 
     def lineage(self, request: web.Request) -> list[tuple[int, float]]:
         """The calling process and its ancestors, nearest first; empty over TCP. Read once a connection."""
-        transport, pid = request.transport, self.caller(request).pid
+        transport, pid = request.transport, caller(request).pid
         if transport is None or pid is None:
             return []
         line = self._lines.get(transport)
@@ -116,7 +113,7 @@ class Auth:
 
     def variable(self, request: web.Request, name: str) -> str | None:
         """A variable of the calling process's environment; None over TCP. Read once a connection."""
-        transport, pid = request.transport, self.caller(request).pid
+        transport, pid = request.transport, caller(request).pid
         if transport is None or pid is None:
             return None
         known = self._variables.setdefault(transport, {})
@@ -124,10 +121,15 @@ class Auth:
             known[name] = self._procs.variable(pid, name)
         return known[name]
 
-    def admit(self, request: web.Request) -> bool:
-        """Raise Refusal, or say whether it has proved itself: False leaves that to the first frame of `/ws`."""
-        if self.caller(request).via == "unix":
-            return True
+    def enter(self, request: web.Request) -> None:
+        """Before everything else, unknown paths included: raise Refusal, or note who it is that was let in.
+
+        `request[ADMITTED]` says whether it has proved itself: False leaves that to the first frame of `/ws`.
+        """
+        request[CALLER] = caller = self.caller(request)
+        request[ADMITTED] = caller.via == "unix" or self._admit(request)
+
+    def _admit(self, request: web.Request) -> bool:
         headers = request.headers
         path, _, _ = request.raw_path.partition("?")
         hosts = headers.getall("Host", ())
@@ -164,20 +166,13 @@ class Auth:
         raise unauthorized("this is not the token; `repowire token` shows it")
 
 
-AUTH = web.AppKey("auth", Auth)
 ADMITTED = web.RequestKey("admitted", bool)
 CALLER = web.RequestKey("caller", Caller)  # as it was let in: it may leave before its request is through
 
 
-def admit(request: web.Request) -> None:
-    """Before everything else, unknown paths included; `request[ADMITTED]` says whether a token is still due."""
-    request[CALLER] = caller(request)
-    request[ADMITTED] = request.app[AUTH].admit(request)
-
-
 def caller(request: web.Request) -> Caller:
-    """Who is at the other end."""
-    return request.app[AUTH].caller(request)
+    """Who is at the other end, as it was let in: the client may have left since."""
+    return request[CALLER]
 
 
 def check_bind(host: str, token: str | None) -> None:

@@ -19,7 +19,6 @@ from repowire import (
     __version__,
     ask_many,
     asks,
-    auth,
     blocking,
     certificates,
     channels,
@@ -69,7 +68,7 @@ from repowire import (
 )
 from repowire import mesh as mesh_module
 from repowire.agents import SESSION_VARIABLES
-from repowire.auth import AUTH, Auth, check_bind
+from repowire.auth import Auth, check_bind
 from repowire.bus import Bus
 from repowire.clock import Clock, SystemClock
 from repowire.config import Config, ConfigError, prepare_home, read_token, socket_address, tcp_token, write_token
@@ -77,7 +76,7 @@ from repowire.db import Database, StoreError
 from repowire.errors import conflict
 from repowire.home_lock import HomeBusy, Lock, lock_home
 from repowire.ledger import Ledger, LedgerError
-from repowire.mesh import FORGIVEN, MESH, Mesh, loop, settle
+from repowire.mesh import MESH, Mesh, Settling, loop
 from repowire.procs import Procs
 from repowire.protocol import MAX_BODY_BYTES
 
@@ -142,6 +141,9 @@ CANNOT_START = (ConfigError, HomeBusy, StoreError, LedgerError)
 BACKLOG = 1024
 GC_THRESHOLD = (20_000, 20, 20)  # requests leave few cycles; looking for them every 700 objects costs some 10 % of CPU
 SWITCH_SECONDS = 0.001  # the sync thread gets the interpreter back soon after its fdatasync, not after 5 ms
+# What asyncio allocates for each `recv`. glibc takes so much from the kernel each time and gives it back, three system
+# calls and fresh pages, until one as large was freed; from then on it is kept (mallopt(3), M_MMAP_THRESHOLD).
+RECEIVED_BYTES = 256 << 10
 
 STOP = web.AppKey("stop", asyncio.Event)
 Loop = Callable[[Mesh], Awaitable[None]]
@@ -193,9 +195,10 @@ def _ended(bus: Bus, pid: int, started: float) -> None:
 
 def build_app(mesh: Mesh, stop: asyncio.Event | None = None) -> web.Application:
     """Every route of every concern behind the door and the one shape of refusals."""
-    app = web.Application(middlewares=[wire.refusals(auth.admit, settle)], client_max_size=MAX_BODY_BYTES)
-    app.on_response_prepare.append(settle)
-    app[MESH], app[AUTH], app[FORGIVEN] = mesh, mesh.auth, TOUCHES
+    settling = Settling(mesh, TOUCHES)
+    app = web.Application(middlewares=[wire.refusals(mesh.auth.enter, settling.due)], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(settling.prepare)
+    app[MESH] = mesh
     mesh.doors.due.empty = mailboxes.Flush(mesh).begin
     app[panes.HOSTS], app[hooks.CARRIED], app[chats.FINISHED] = panes.Hosts(), hooks.Carried(), chats.Finished()
     app[launches.STARTS] = launches.Starts()
@@ -393,6 +396,7 @@ def main(config: Config, *, json: bool = False) -> int:
     level = config.daemon.log_level.upper()
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
+    bytes(2 * RECEIVED_BYTES)
     gc.freeze()  # what is imported stays: the collector need not look at it
     gc.set_threshold(*GC_THRESHOLD)
     return asyncio.run(serve(config, as_json=json))

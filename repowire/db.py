@@ -201,6 +201,11 @@ class Database:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for the disk: what is committed now may share the next sync with others."""
+        return bool(self._waiters or self._calls)
+
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         """All or nothing, on the loop's thread. A second one inside raises RuntimeError; so never await in it."""
         return self._transaction

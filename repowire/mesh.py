@@ -1,13 +1,16 @@
 """The mesh: what a rule may reach, the change that it runs in, and the barrier between a commit and a 2xx.
 
-A change is all or nothing, with one moment and the events that it leaves. Changes of one turn of the loop share a
-transaction: each stands in a savepoint of its own, they are committed together when the turn ends, and only then do
-their events reach the ledger and the bus. Whoever must know that his change lasts awaits `Mesh.on_disk`.
+A change is all or nothing, with one moment and the events that it leaves. While the disk is busy the changes of one
+turn of the loop share a transaction: they are committed together when the turn ends, and only then do their events
+reach the ledger and the bus. While it rests there is nobody to share with, and each is committed at once. Whoever must
+know that his change lasts awaits `Mesh.on_disk`.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
@@ -28,6 +31,7 @@ from repowire.protocol import topics
 
 log = logging.getLogger("repowire")
 
+REST_SECONDS = 0.0005  # after so long without a commit a change is committed at once: what comes next comes much later
 INDEX_LINES = 512  # the ledger's index catches up after this many lines: 2 ms of loop, and always within the ring
 
 MIGRATIONS = [
@@ -72,14 +76,14 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
 class Turn:
     """What is committed together, and who waits for it. `lost` is why it was not."""
 
-    __slots__ = ("before", "broken", "changes", "hopeful", "lost", "number", "over", "waiters")
+    __slots__ = ("before", "broken", "changes", "hopeful", "lost", "number", "over", "scheduled", "waiters")
 
     def __init__(self, before: int) -> None:
         self.before = before  # rows changed on the connection before it
         self.changes: list[Change] = []
         self.number = 0  # of its commit, once it has one
         self.broken = False  # a change failed after it had written
-        self.over = False
+        self.over = self.scheduled = False  # it is committed; it will be, when the loop's turn ends
         self.waiters: list[Nudge] = []
         self.hopeful: list[Nudge] = []  # of who waits for what comes of it, and must hear when nothing will
         self.lost: BaseException | None = None
@@ -95,7 +99,8 @@ _NOTHING: list[Any] = []  # shared by all that are over; nobody adds to them
 class Mesh:
     """The infrastructure that handlers, rules and loops share; never business.
 
-    With `shared` the changes of one turn of the loop are committed together, else each by itself.
+    With `shared` the changes of one turn of the loop are committed together while the disk is busy; else each is
+    committed by itself.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class Mesh:
         self.bus, self.procs, self.auth, self.shared = bus, procs, auth, shared
         self.doors = Doors()
         self.memo: dict[str, Any] = {}  # rows that were read; emptied by every event of a peer and every lost change
+        self.rest_seconds = REST_SECONDS
+        self._committed_at = -math.inf  # monotonic seconds
         self._turn: Turn | None = None
         self._inside = False
         self._written = 0  # rows changed on the connection before the open change
@@ -130,8 +137,6 @@ class Mesh:
         if self._turn is None:
             self.db.transaction().__enter__()
             self._turn = Turn(self.db.conn.total_changes)
-            if self.shared:
-                asyncio.get_running_loop().call_soon(self.commit)
         self._written = self.db.conn.total_changes
         self._inside = True
 
@@ -152,8 +157,15 @@ class Mesh:
             self.memo.clear()
             if self.db.conn.total_changes != self._written or not self.db.conn.in_transaction:
                 turn.broken = True
-        if not self.shared:
+        if not self.shared or (not turn.scheduled and self._is_alone()):
             self.commit()
+        elif not turn.scheduled:
+            turn.scheduled = True
+            asyncio.get_running_loop().call_soon(self.commit)
+
+    def _is_alone(self) -> bool:
+        """Whether nobody is there to share a commit with: nobody waits for the disk, and the last one is a while ago."""
+        return not self.db.busy and time.monotonic() - self._committed_at > self.rest_seconds
 
     def commit(self) -> None:
         """Commit the open turn, then write and publish its events. When that fails all of it is lost.
@@ -163,15 +175,20 @@ class Mesh:
         turn, self._turn = self._turn, None
         if turn is None:
             return
-        events = sum(len(change.events) for change in turn.changes)
+        changes = turn.changes
+        if len(changes) == 1:
+            events = changes[0].events
+        else:
+            events = [event for change in changes for event in change.events]
         transaction = self.db.transaction()
         try:
             if turn.broken:
                 raise StoreError("a change failed half way")
             if events or self.db.conn.total_changes != turn.before:  # the ledger's index must not get ahead of the mark
-                self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + events,))
+                self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + len(events),))
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
+            self._committed_at = time.monotonic()
             if turn.waiters:
                 self.db.sync_now()
         except (self.db.conn.Error, StoreError) as error:
@@ -181,8 +198,8 @@ class Mesh:
             for nudge in turn.hopeful:
                 nudge.ring()
             if self.shared:
-                log.error("%d changes were undone: %s", len(turn.changes), error)
-            elif turn.changes:
+                log.error("%d changes were undone: %s", len(changes), error)
+            elif changes:
                 raise
             return
         finally:
@@ -190,8 +207,7 @@ class Mesh:
             for nudge in turn.waiters:
                 nudge.ring()
         if events:
-            self._tell(turn.changes[-1].now, [event for change in turn.changes for event in change.events])
-        changes = turn.changes
+            self._tell(changes[-1].now, events)
         turn.end()
         try:
             for change in changes:
@@ -291,26 +307,38 @@ class _Changing:
 _MINE: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 MESH = web.AppKey("mesh", Mesh)
-FORGIVEN = web.AppKey("forgiven", frozenset[str])  # paths whose change a restart forgives, such as a touch
 
 Tick = Callable[[Mesh], float]
 
 
-async def settle(request: web.Request, response: web.StreamResponse) -> None:
+class Settling:
     """No header of an unsafe request leaves before what was committed is on the disk.
 
-    The middleware awaits it, where a loss can still become a refusal, and on_response_prepare, which streams pass too.
+    The middleware asks, where a loss can still become a refusal; on_response_prepare waits, which streams pass too.
     """
-    if request.method in ("GET", "HEAD") or (mesh := request.app[MESH]).is_settled():
-        return
-    route = request.match_info.route.resource
-    if route is not None and route.canonical in request.app[FORGIVEN]:
-        return
-    try:
-        await mesh.on_disk()
-    except Refusal:
-        if response.status < 400:
-            raise  # a refusal promises nothing, so it may leave
+
+    def __init__(self, mesh: Mesh, forgiven: frozenset[str]) -> None:
+        """`forgiven` are paths whose change a restart may forget, such as a touch."""
+        self._mesh, self._forgiven = mesh, forgiven
+
+    def due(self, request: web.Request, response: web.StreamResponse) -> Awaitable[None] | None:
+        """What to wait for before the response; None when there is nothing."""
+        if request.method in ("GET", "HEAD") or self._mesh.is_settled():
+            return None
+        route = request.match_info.route.resource
+        return None if route is not None and route.canonical in self._forgiven else self._wait(response)
+
+    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Wait for it."""
+        if (due := self.due(request, response)) is not None:
+            await due
+
+    async def _wait(self, response: web.StreamResponse) -> None:
+        try:
+            await self._mesh.on_disk()
+        except Refusal:
+            if response.status < 400:
+                raise  # a refusal promises nothing, so it may leave
 
 
 async def loop(mesh: Mesh, tick: Tick, wakes: tuple[str, ...]) -> None:

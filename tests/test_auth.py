@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from repowire import auth as auth_module
 from repowire import config, wire
-from repowire.auth import ADMITTED, AUTH, Auth, Caller, admit, check_bind
+from repowire.auth import ADMITTED, Auth, Caller, check_bind
 from repowire.procs import Procs
 
 TOKEN = "token-of-the-tests"
@@ -83,6 +83,7 @@ async def socket_handler(request: web.Request) -> web.StreamResponse:
     return answer
 
 
+AUTH = web.AppKey("auth", Auth)
 REACHED = web.AppKey("reached", list[str])
 NewDoor = Callable[..., Awaitable[Door]]
 
@@ -93,8 +94,9 @@ async def new_door(tmp_path: Path) -> AsyncIterator[NewDoor]:
     procs = Procs(lambda pid, started: None)
 
     async def build(token: str | None = TOKEN) -> Door:
-        app = web.Application(middlewares=[wire.refusals(admit)])
-        app[AUTH], app[REACHED] = Auth(token, procs), []
+        auth = Auth(token, procs)
+        app = web.Application(middlewares=[wire.refusals(auth.enter)])
+        app[AUTH], app[REACHED] = auth, []
         app.router.add_get("/ws", socket_handler)
         for path in ("/", "/dashboard", "/health", "/peers", "/static/{tail:.*}"):
             app.router.add_get(path, tell)
@@ -401,7 +403,7 @@ async def test_the_lineage_begins_with_the_caller_and_is_read_once(door: Door) -
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    app = web.Application(middlewares=[wire.refusals(admit), look])
+    app = web.Application(middlewares=[wire.refusals(door.auth.enter), look])
     app[AUTH], app[REACHED] = door.auth, []
     app.router.add_get("/peers", tell)
     runner = web.AppRunner(app)

@@ -1,6 +1,7 @@
 """deliveries.py: in order, to one taker, at most once, and never a stronger word than the proof."""
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -441,7 +442,7 @@ def break_half_way(mesh):
 
 
 async def test_a_turn_that_is_lost_sends_nothing(mesh, ben, monkeypatch):
-    mesh.shared = True
+    mesh.shared, mesh.rest_seconds = True, math.inf
     far = Far()
     way = Way(mesh, ben, far)
     await way.until_clear()

@@ -1,6 +1,7 @@
 """Whatever the order: nobody is told allow but for the call that a person allowed, in its time; and each ends once."""
 
 import asyncio
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -97,7 +98,7 @@ class LifeOfQuestions(RuleBasedStateMachine):
         self.mesh.shared = False
         with self.mesh.change() as change:
             made = {name: claims.register(change, Claim(name, path=f"/src/{name}"))[0] for name in ("ann", "ben")}
-        self.mesh.shared = True
+        self.mesh.shared, self.mesh.rest_seconds = True, math.inf  # so that two can be lost together
         self.peers = {name: peers.load(self.mesh.db.conn, peer.peer_id) for name, peer in made.items()}
 
     def open(self) -> None:
@@ -107,7 +108,7 @@ class LifeOfQuestions(RuleBasedStateMachine):
             return daemon.open_mesh(config.load(self.folder / "home", environ), self.clock)
 
         self.mesh = self.loop.run_until_complete(build())
-        self.mesh.shared = True
+        self.mesh.shared, self.mesh.rest_seconds = True, math.inf  # so that two can be lost together
 
     def teardown(self) -> None:
         self.drop()

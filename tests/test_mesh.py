@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import errno
+import math
 import os
 import threading
 
@@ -18,14 +19,15 @@ from repowire.errors import Refusal, malformed
 
 @pytest.fixture
 def shared(mesh):
-    mesh.shared = True
+    """A mesh whose changes share a commit, as while the disk is busy."""
+    mesh.shared, mesh.rest_seconds = True, math.inf
     return mesh
 
 
 @pytest.fixture(params=["each", "shared"])
 def either(request, mesh):
     """A mesh that commits each change by itself, and one that commits a turn's together."""
-    mesh.shared = request.param == "shared"
+    mesh.shared, mesh.rest_seconds = request.param == "shared", math.inf
     return mesh
 
 
@@ -221,6 +223,47 @@ async def test_tasks_of_one_turn_share_it_too(shared):
 
     assert set(await asyncio.gather(*(one(n) for n in range(20)))) == {before + 1}
     assert len(keys(shared)) == 20
+
+
+async def test_a_change_that_comes_alone_is_committed_at_once(shared):
+    shared.rest_seconds = -1.0
+    before, at = shared.db.committed, shared.ledger.last
+    keep(shared, "a")
+    assert (shared.db.committed, kinds(shared, at)) == (before + 1, ["test.kept"])
+    await shared.on_disk()
+    fail_after_a_write(shared, "x")
+    keep(shared, "b")
+    await shared.on_disk()
+    assert (keys(shared), shared.db.committed) == (["a", "b"], before + 2)
+
+
+async def test_a_change_after_another_one_waits_for_its_neighbours(shared):
+    shared.rest_seconds = 3600.0
+    shared._committed_at = -math.inf
+    before = shared.db.committed
+    for n in range(50):
+        keep(shared, f"{n:02}")
+    assert shared.db.committed == before + 1
+    await shared.committed()
+    assert (shared.db.committed, len(keys(shared))) == (before + 2, 50)
+
+
+async def test_a_change_while_somebody_waits_for_the_disk_waits_for_its_neighbours(shared, slow_disk):
+    shared.rest_seconds = -1.0
+    keep(shared, "a")
+    before = shared.db.committed
+    waiting = asyncio.create_task(shared.on_disk())
+    await until_async(slow_disk.asked.is_set)
+    keep(shared, "b")
+    keep(shared, "c")
+    assert shared.db.committed == before
+    await shared.committed()
+    assert shared.db.committed == before + 1
+    slow_disk.go.set()
+    await waiting
+    await shared.on_disk()
+    keep(shared, "d")
+    assert shared.db.committed == before + 2
 
 
 async def test_a_refusal_before_a_write_undoes_nothing_else_of_the_turn(shared):
@@ -436,7 +479,7 @@ async def test_a_touch_waits_for_no_disk(both, slow_disk):
 async def test_a_request_whose_turn_was_lost_is_answered_503(api, path, body):
     mesh = api.mesh
     await api.post("/peers", name="ben", path="/src/ben")
-    mesh.shared = True
+    mesh.shared, mesh.rest_seconds = True, math.inf
     end = mesh._end
 
     def end_and_fail(change):

@@ -1,6 +1,7 @@
 """roster.py: what others are shown of a peer, and which peers."""
 
 import json
+import math
 
 import pytest
 from conftest import until_async
@@ -370,7 +371,7 @@ def describe_and_fail(mesh, ben):
 
 
 async def test_what_was_undone_is_not_shown(mesh, clock):
-    mesh.shared = True
+    mesh.shared, mesh.rest_seconds = True, math.inf
     ben, shown = register(mesh, "ben"), roster.Roster(mesh)
     await mesh.committed()
     with mesh.change() as change:
