@@ -180,7 +180,11 @@ class Database:
         self._transaction = _Transaction(self.conn, self._note_commit)
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._calls: list[tuple[int, Callable[[BaseException | None], None]]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # which hears the bell
+        self._hears, self._bell = os.pipe()  # call_soon_threadsafe does the same, at three times the price
+        os.set_blocking(self._hears, False)
+        os.set_blocking(self._bell, False)
+        self._told = False  # on_failure was called
         self._asked = 0  # the newest commit that the sync thread was asked for
         self._stale = False  # something is to be synced within a second, and the thread knows
         self._aging = self._crowded = False  # the checkpoint thread knows of a commit; of a full log
@@ -268,8 +272,10 @@ class Database:
         with suppress(sqlite3.Error):  # the log stays as it is, and the next start reads it
             self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.conn.close()
-        os.close(self._log_file)
-        os.close(self._index_file)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._hears)
+        for file in (self._log_file, self._index_file, self._hears, self._bell):
+            os.close(file)
 
     # -- the barrier -----------------------------------------------------------
 
@@ -301,9 +307,12 @@ class Database:
     def sync_now(self) -> None:
         """Begin to put on the disk what is committed, since somebody is about to wait for it."""
         try:
-            self._loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:  # the loop has ended, and so did all who waited; `close` syncs
             return
+        if loop is not self._loop:
+            self._loop = loop
+            loop.add_reader(self._hears, self._hear)
         if self._asked < self.committed:  # one request serves all who wait for the same commit
             self._asked = self.committed
             self._to_sync.put(True)
@@ -348,7 +357,19 @@ class Database:
                 return
             self.synced = target
         if self._loop is not None:  # somebody may have begun to wait while all was on the disk already
-            self._on_loop(self._settle_waiters)
+            self._ring()
+
+    def _ring(self) -> None:
+        """On any thread: have the loop look."""
+        with suppress(BlockingIOError):  # it is rung so often already
+            os.write(self._bell, b"\0")
+
+    def _hear(self) -> None:
+        """On the loop."""
+        os.read(self._hears, 1024)
+        self._settle_waiters()
+        if self.failure is not None:
+            self._report_failure()
 
     def _settle_waiters(self) -> None:
         """On the loop: wake whoever has his commit on the disk; after a failure nobody has."""
@@ -377,19 +398,15 @@ class Database:
         if self.failure is None:
             self.failure = error
             log.critical("%s: could not be put on the disk: %s", self.path, error)
-            self._on_loop(self._report_failure)
+            if self._loop is None:  # nobody has ever waited
+                self._report_failure()
+            else:
+                self._ring()
 
     def _report_failure(self) -> None:
-        self._settle_waiters()
-        if self._on_failure is not None and self.failure is not None:
+        if self._on_failure is not None and self.failure is not None and not self._told:
+            self._told = True
             self._on_failure(self.failure)
-
-    def _on_loop(self, call: Callable[[], None]) -> None:
-        if self._loop is None:  # nobody has ever waited
-            call()
-            return
-        with suppress(RuntimeError):  # the loop is closed: close() settles the rest
-            self._loop.call_soon_threadsafe(call)
 
     def _lost(self) -> StoreError:
         return StoreError(f"{self.path}: could not be put on the disk: {self.failure}")

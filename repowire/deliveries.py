@@ -244,14 +244,24 @@ def taken_by(db: Connection, holder: str) -> list[Delivery]:
     return sorted(Delivery.of(row) for row in rows)
 
 
-def answered(change: Change, delivery_id: str) -> None:
-    """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent."""
+def answered(change: Change, delivery_id: str, *, handed: bool = False) -> None:
+    """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent.
+
+    `handed`: its receipt came just now, and this change notes it too.
+    """
     change.mesh.doors.sent.pop(delivery_id, None)
     change.db.execute(
-        "UPDATE deliveries SET state = 'answered', reason = NULL, closed_at = ? WHERE delivery_id = ?"
-        " AND state IN ('queued', 'held', 'leased', 'handed', 'seen', 'unknown')",
+        f"UPDATE deliveries SET state = 'answered', reason = NULL, closed_at = ?1{AS_HANDED if handed else ''}"
+        " WHERE delivery_id = ?2 AND state IN ('queued', 'held', 'leased', 'handed', 'seen', 'unknown')",
         (change.now, delivery_id),
     )
+
+
+# What was handed over a plain socket is never taken back from it, so it need not be known which it was
+AS_HANDED = (
+    ", handed_at = coalesce(handed_at, ?1)"
+    ", leased_by = CASE WHEN leased_by GLOB 'socket:*' THEN NULL ELSE leased_by END"
+)
 
 
 def cancel(change: Change, delivery_id: str, reason: str) -> bool:

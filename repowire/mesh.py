@@ -164,7 +164,7 @@ class Mesh:
             asyncio.get_running_loop().call_soon(self.commit)
 
     def _is_alone(self) -> bool:
-        """Whether nobody is there to share a commit with: nobody waits for the disk, and the last one is a while ago."""
+        """Whether there is nobody to share a commit with: nobody waits for the disk, and the last is a while ago."""
         return not self.db.busy and time.monotonic() - self._committed_at > self.rest_seconds
 
     def commit(self) -> None:

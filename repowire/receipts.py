@@ -9,7 +9,7 @@ import time
 from sqlite3 import Connection
 
 from repowire import deliveries
-from repowire.deliveries import RETRY_MOST_SECONDS, SENT_SECONDS, Delivery
+from repowire.deliveries import AS_HANDED, RETRY_MOST_SECONDS, SENT_SECONDS, Delivery
 from repowire.mesh import Change, Mesh
 from repowire.protocol import HELD, LEASED, UNKNOWN
 
@@ -55,23 +55,29 @@ def unsaid_until(mesh: Mesh) -> float:
     return next((since + SENT_SECONDS for _, _, since in mesh.doors.sent.values()), math.inf)
 
 
-def take(change: Change) -> None:
-    """Note what was sent and the receipts that came before this change, so that the order of events is the true one."""
+def take(change: Change, answered: str | None = None) -> bool:
+    """Note what was sent and the receipts that came before this change, so that the order of events is the true one.
+
+    Whether one is of the delivery that this change makes `answered`, and with it its row what a receipt makes of it.
+    """
     while unsaid_until(change.mesh) <= time.monotonic():
         deliveries.say_sent(change, next(iter(change.mesh.doors.sent)))
     receipts = change.mesh.doors.receipts
-    if receipts:
-        change.mesh.doors.receipts = []
-        change.db.executemany(_HANDED, [(change.now, delivery_id) for delivery_id, _, _ in receipts])
-        for delivery_id, trace, door in receipts:
-            deliveries.note(change, "handed", delivery_id, trace, door.peer_id, by=door.way)
-            door.handed_at = change.now
+    if not receipts:
+        return False
+    change.mesh.doors.receipts = []
+    others = [(change.now, delivery_id) for delivery_id, _, _ in receipts if delivery_id != answered]
+    if others:
+        change.db.executemany(_HANDED, others)
+    for delivery_id, trace, door in receipts:
+        deliveries.note(change, "handed", delivery_id, trace, door.peer_id, by=door.way)
+        door.handed_at = change.now
+    return len(others) < len(receipts)
 
 
-_HANDED = (  # what was handed over a plain socket is never taken back from it, so it need not be known which it was
-    "UPDATE deliveries SET state = 'handed', reason = NULL, handed_at = ?,"
-    " leased_by = CASE WHEN leased_by GLOB 'socket:*' THEN NULL ELSE leased_by END"
-    " WHERE delivery_id = ? AND state IN ('queued', 'held', 'leased', 'unknown')"
+_HANDED = (
+    f"UPDATE deliveries SET state = 'handed', reason = NULL{AS_HANDED}"
+    " WHERE delivery_id = ?2 AND state IN ('queued', 'held', 'leased', 'unknown')"
 )
 
 

@@ -91,7 +91,6 @@ def _answer(
     change: Change, mesh: Mesh, correlation_id: str, reply: Reply, reason: str, by: str | None
 ) -> Delivery | None:
     """What its recipient makes of an ask, by the one guarded UPDATE: the first wins."""
-    receipts.take(change)
     awaited = mesh.bus.heard(wait_topic(correlation_id))
     row = change.db.execute(
         _ANSWER,
@@ -101,6 +100,7 @@ def _answer(
     if row is None:
         return _acked_already(change, mesh, asks.load(change.db, correlation_id), reply, reason, by)
     ask = Ask(*row)
+    handed = receipts.take(change, None if by == NOBODY else ask.delivery_id)
     change.record(
         "ask.closed" if reason == DECLINED or by == NOBODY else "ask.acked",
         correlation_id=correlation_id,
@@ -116,7 +116,7 @@ def _answer(
     if by == NOBODY:
         deliveries.cancel(change, ask.delivery_id, "timed_out")
     else:
-        deliveries.answered(change, ask.delivery_id)
+        deliveries.answered(change, ask.delivery_id, handed=handed)
     if awaited:
         change.ring(wait_topic(correlation_id))
         return None
