@@ -176,10 +176,7 @@ class Mesh:
         if turn is None:
             return
         changes = turn.changes
-        if len(changes) == 1:
-            events = changes[0].events
-        else:
-            events = [event for change in changes for event in change.events]
+        events = changes[0].events if len(changes) == 1 else [event for change in changes for event in change.events]
         transaction = self.db.transaction()
         try:
             if turn.broken:
