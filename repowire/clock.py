@@ -49,3 +49,9 @@ def new_id(prefix: str) -> str:
     neighbours in time are neighbours in an index, so that a commit touches one page of it and not one a message.
     """
     return f"{prefix}-{int(time.time() * 4) & 0xFFFFFF:06x}{next(_ORDINALS) & 0xFFFFFF:06x}"
+
+
+def new_ids(prefix: str, count: int) -> list[str]:
+    """So many at once."""
+    head = f"{prefix}-{int(time.time() * 4) & 0xFFFFFF:06x}"
+    return [f"{head}{ordinal & 0xFFFFFF:06x}" for ordinal in itertools.islice(_ORDINALS, count)]

@@ -1,12 +1,11 @@
 """Intake: how a message comes into a mailbox, or straight through the open door of its peer."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
 from repowire import deliveries
-from repowire.clock import new_id
+from repowire.clock import new_id, new_ids
 from repowire.deliveries import WINDOW, Delivery
 from repowire.doors import Door
 from repowire.errors import Refusal, too_many
@@ -42,13 +41,13 @@ def queue(
     told_at = change.now if notice else None
     delivery = _drafted(change, peer_id, frame["type"], encode(frame), trace, from_peer_id, expires_at, most, told_at)
     change.db.execute(_INSERT, _stored(delivery))
-    _put(change, (delivery,))
+    _put(change, ((change.mesh.doors.of(peer_id), delivery),))
     return delivery
 
 
 def queue_all(
     change: Change,
-    peer_ids: Iterable[str],
+    peer_ids: Collection[str],
     frame: dict[str, Any],
     *,
     trace: str,
@@ -57,19 +56,25 @@ def queue_all(
     most: int,
 ) -> tuple[list[Delivery], list[tuple[str, Refusal]]]:
     """`queue` of one frame for several: their deliveries, and whose mailbox refused it. One statement for them all."""
-    text, kind = encode(frame), frame["type"]
-    made: list[Delivery] = []
+    text, kind, now = encode(frame), frame["type"], change.now
+    doors = change.mesh.doors
+    made: list[tuple[Door | None, Delivery]] = []
     refused: list[tuple[str, Refusal]] = []
-    for peer_id in peer_ids:
+    for peer_id, delivery_id in zip(peer_ids, new_ids("notif-delivery", len(peer_ids)), strict=True):
+        door = doors.of(peer_id)
+        if door is not None and door.straight(WINDOW) and peer_id not in doors.locked:
+            row = (0, delivery_id, peer_id, kind, trace, from_peer_id, text, LEASED, None, now, expires_at, door.holder)
+            made.append((door, Delivery._make((*row, now, 1, None, None, None, None, None))))
+            continue
         try:
-            made.append(_drafted(change, peer_id, kind, text, trace, from_peer_id, expires_at, most, None))
+            made.append((door, _drafted(change, peer_id, kind, text, trace, from_peer_id, expires_at, most, None)))
         except Refusal as refusal:
             refused.append((peer_id, refusal))
-    alike = (kind, trace, from_peer_id, packed(text, trace), change.now, expires_at, change.now)
-    copies = [(one.delivery_id, one.peer_id, one.state, one.reason, one.leased_by) for one in made]
-    change.db.execute(_INSERT_ALL, (*alike, json.dumps(copies)))
+    alike = (kind, trace, from_peer_id, packed(text, trace), now, expires_at, now)
+    copies = [(one.delivery_id, one.peer_id, one.state, one.reason, one.leased_by) for _, one in made]
+    change.db.execute(_INSERT_ALL, (*alike, encode(copies)))
     _put(change, made)
-    return made, refused
+    return [one for _, one in made], refused
 
 
 def _drafted(
@@ -116,11 +121,10 @@ def _drafted(
     )
 
 
-def _put(change: Change, made: Sequence[Delivery]) -> None:
+def _put(change: Change, made: Iterable[tuple[Door | None, Delivery]]) -> None:
     """Into the peers' doors, where they are open: the message itself after the commit, or word that it waits."""
     straight = []
-    for delivery in made:
-        door = change.mesh.doors.of(delivery.peer_id)
+    for door, delivery in made:
         if door is None:
             continue
         if delivery.state == LEASED:

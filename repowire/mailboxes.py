@@ -186,8 +186,9 @@ class Flush:
             return
         self._doors = self.mesh.doors.due.take()
         for door in self._doors:
-            if door.resting:
-                door.unwritten += _all_in(door)
+            if door.resting and door.items:
+                door.unwritten += door.items
+                door.items.clear()
         self.mesh.db.when_on_disk(self._end)
 
     def _end(self, failure: BaseException | None) -> None:
@@ -208,8 +209,9 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
     written: list[Delivery] = []
     try:
         for door in doors:
-            while door.resting and door.unwritten and door.at_once is not None and door.at_once(door.unwritten[0]):
-                written.append(door.unwritten.pop(0))
+            unwritten, at_once = door.unwritten, door.at_once
+            while unwritten and door.resting and at_once is not None and at_once(unwritten[0]):
+                written.append(unwritten.pop(0))
     finally:  # also where a door has a fault: whoever waits for what left before is told
         for delivery in written:
             mesh.doors.tell(delivery.delivery_id)

@@ -207,26 +207,35 @@ def broadcast(change: Change, mesh: Mesh, shout: Shout) -> Spread:
             peers=[one.peer_id for one in leased],
         )
     for one in made:
-        intake.tell(change, one)
+        if one.state != LEASED:
+            intake.tell(change, one)
     return spread
 
 
 def _hearers(change: Change, mesh: Mesh, shout: Shout, sender: Peer | None) -> dict[str, str]:
     """Who is to hear it: name by id, in order of registration."""
     free = sender is None or sender.everywhere or shout.bypass_circle
-    rows = change.db.execute(
-        "SELECT peer_id, display_name, circle, role FROM peers"
-        " WHERE hidden_at IS NULL AND retired_at IS NULL ORDER BY seq"
-    )
+    circle_of_sender, open_to = sender.circle if sender else None, mesh.doors.of
+    deaf = shout.exclude | {sender.peer_id} if sender else shout.exclude
     return {
         peer_id: name
-        for peer_id, name, circle, role in rows
-        if mesh.doors.of(peer_id) is not None
-        and not (sender is not None and peer_id == sender.peer_id)
-        and name not in shout.exclude
-        and peer_id not in shout.exclude
-        and (free or role in BYPASS_ROLES or (sender is not None and circle == sender.circle))
+        for peer_id, name, circle, role in _present(change, mesh)
+        if open_to(peer_id) is not None
+        and not (name in deaf or peer_id in deaf)
+        and (free or circle == circle_of_sender or role in BYPASS_ROLES)
     }
+
+
+def _present(change: Change, mesh: Mesh) -> list[tuple[str, str, str, str]]:
+    """Id, name, circle and role of everybody who is not gone, in order of registration."""
+    if (known := mesh.memo.get("present")) is None:
+        rows = change.db.execute(
+            "SELECT peer_id, display_name, circle, role FROM peers"
+            " WHERE hidden_at IS NULL AND retired_at IS NULL ORDER BY seq"
+        )
+        known = mesh.memo["present"] = [tuple(row) for row in rows]
+    present: list[tuple[str, str, str, str]] = known
+    return present
 
 
 # -- wire --------------------------------------------------------------------
