@@ -61,6 +61,10 @@ CREATE INDEX deliveries_dead ON deliveries (seq) WHERE state IN ('failed', 'expi
 CREATE INDEX deliveries_untold ON deliveries (seq)
     WHERE state IN ('failed', 'expired') AND told_at IS NULL AND kind != 'ask';
 """,
+    """
+DROP INDEX deliveries_leased;  -- by time instead of by peer: the copies of a broadcast come to stand side by side
+CREATE INDEX deliveries_leased ON deliveries (leased_at, peer_id) WHERE state = 'leased';
+""",
 ]
 
 

@@ -15,10 +15,8 @@ from repowire.protocol import HELD, HELD_BY_USER, LEASED, QUEUED
 
 _INSERT = f"INSERT INTO deliveries VALUES ({', '.join('?' * len(Delivery._fields))})"
 _INSERT_ALL = """
-INSERT INTO deliveries SELECT NULL, json_extract(value, '$[0]'), json_extract(value, '$[1]'), ?, ?, ?, ?,
-    json_extract(value, '$[2]'), json_extract(value, '$[3]'), ?, ?, json_extract(value, '$[4]'),
-    iif(json_extract(value, '$[4]') IS NULL, NULL, ?), json_extract(value, '$[4]') IS NOT NULL,
-    NULL, NULL, NULL, NULL, NULL FROM json_each(?)
+INSERT INTO deliveries SELECT NULL, json_extract(value, '$[0]'), json_extract(value, '$[1]'), ?, ?, ?, ?, 'leased',
+    NULL, ?, ?, json_extract(value, '$[2]'), ?, 1, NULL, NULL, NULL, NULL, NULL FROM json_each(?)
 """  # what differs between the copies, as one value: binding every column of each costs as much again as the rows
 
 
@@ -59,20 +57,24 @@ def queue_all(
     text, kind, now = encode(frame), frame["type"], change.now
     doors = change.mesh.doors
     made: list[tuple[Door | None, Delivery]] = []
+    straight: list[tuple[str, str, str]] = []
     refused: list[tuple[str, Refusal]] = []
     for peer_id, delivery_id in zip(peer_ids, new_ids("notif-delivery", len(peer_ids)), strict=True):
         door = doors.of(peer_id)
         if door is not None and door.straight(WINDOW) and peer_id not in doors.locked:
             row = (0, delivery_id, peer_id, kind, trace, from_peer_id, text, LEASED, None, now, expires_at, door.holder)
             made.append((door, Delivery._make((*row, now, 1, None, None, None, None, None))))
+            straight.append((delivery_id, peer_id, door.holder))
             continue
         try:
-            made.append((door, _drafted(change, peer_id, kind, text, trace, from_peer_id, expires_at, most, None)))
+            waits = _drafted(change, peer_id, kind, text, trace, from_peer_id, expires_at, most, None)
         except Refusal as refusal:
             refused.append((peer_id, refusal))
+        else:
+            made.append((door, waits))
+            change.db.execute(_INSERT, _stored(waits))
     alike = (kind, trace, from_peer_id, packed(text, trace), now, expires_at, now)
-    copies = [(one.delivery_id, one.peer_id, one.state, one.reason, one.leased_by) for _, one in made]
-    change.db.execute(_INSERT_ALL, (*alike, encode(copies)))
+    change.db.execute(_INSERT_ALL, (*alike, encode(straight)))
     _put(change, made)
     return [one for _, one in made], refused
 
@@ -132,6 +134,8 @@ def _put(change: Change, made: Iterable[tuple[Door | None, Delivery]]) -> None:
             # published hooks receipt no broadcast
             if door.remembers or (door.receipts and delivery.kind != "broadcast"):
                 door.in_flight[delivery.delivery_id] = delivery.trace
+            else:
+                door.unproved = True
         else:
             door.clear = False  # at once: what comes in the same turn queues behind it
             change.after(door.mail)
