@@ -214,8 +214,12 @@ async def ask_of_ben(live: Live, session: aiohttp.ClientSession) -> tuple[aiohtt
     return ben, correlation_id
 
 
-def session_of(live: Live) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(f"http://127.0.0.1:{live.port}", headers={"Authorization": f"Bearer {live.token}"})
+def session_of(live: Live, traces: aiohttp.TraceConfig | None = None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        f"http://127.0.0.1:{live.port}",
+        headers={"Authorization": f"Bearer {live.token}"},
+        trace_configs=[traces] if traces else [],
+    )
 
 
 async def stopped(live: Live, began: float) -> int:
@@ -229,7 +233,14 @@ async def stopped(live: Live, began: float) -> int:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "POST /shutdown"])
 async def test_a_stop_answers_whoever_waits(live: Live, how: str) -> None:
-    async with session_of(live) as session:
+    sent, traces = asyncio.Semaphore(0), aiohttp.TraceConfig()
+
+    async def on_sent(*about: Any) -> None:
+        if about[2].url.path.endswith("/wait"):
+            sent.release()
+
+    traces.on_request_chunk_sent.append(on_sent)
+    async with session_of(live, traces) as session:
         ben, correlation_id = await ask_of_ben(live, session)
         events = await session.get("/events/stream", params={"since": "0"})
         assert (await events.content.readuntil(b"\n\n")).startswith(b":")
@@ -238,6 +249,10 @@ async def test_a_stop_answers_whoever_waits(live: Live, how: str) -> None:
             for _ in range(3)
         ]
         idle = await asyncio.open_connection("127.0.0.1", live.port)  # a connection that says nothing at all
+        for _ in waiting:
+            await asyncio.wait_for(sent.acquire(), DEADLINE_SECONDS)
+        async with session.get("/health") as health:  # the daemon reads in the order of sending: it has them too
+            assert health.status == 200
         while b"ask.opened" not in await asyncio.wait_for(events.content.readuntil(b"\n\n"), DEADLINE_SECONDS):
             pass
         began = time.monotonic()
