@@ -296,7 +296,7 @@ async def kill_peer(call: Call) -> str:
     peer = peers.exactly(call.mesh.db.conn, name, circle)
     peers.check_circle(call.peer, peer, bypass=False)
     killed = await endings.kill(call.mesh, call.request.app[launches.STARTS], peer)
-    left = "" if killed else "; its pane was not opened by repowire, so what runs there was left alone"
+    left = "" if killed else "; what it runs in was not opened by repowire and was left alone"
     return f"{peer.display_name} was {'ended and ' if killed else ''}taken off the list{left}"
 
 

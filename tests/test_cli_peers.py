@@ -85,6 +85,12 @@ def test_prune_shows_before_it_takes(live, run):
     assert live.get(f"/deliveries/pending?peer_id={back['peer_id']}")["deliveries"][0]["text"] == "later"
 
 
+def test_of_who_has_no_pane_none_is_said_to_be_left_alone(live, run):
+    live.post("/peers", name="ann", path="/src/ann")
+    said = run("peer", "kill", "ann").stderr
+    assert said == "repowire: removed ann; what it runs in was not opened by repowire and was left alone\n"
+
+
 def test_a_reader_that_leaves_keeps_nobody_on_the_list(live, run, unread):
     live.post("/peers", name="ann", path="/src/ann")
     live.post("/peers/ann/offline")

@@ -74,7 +74,7 @@ def end(args: argparse.Namespace) -> int:
     elif done["tmux_killed"]:
         c.hint(f"ended {c.clean(args.name)}")
     else:
-        c.note(f"repowire: removed {c.clean(args.name)}; its pane was not opened by repowire and was left alone")
+        c.note(f"repowire: removed {c.clean(args.name)}; what it runs in was not opened by repowire and was left alone")
     return c.OK
 
 
