@@ -144,7 +144,8 @@ def chosen(places: Iterable[Place], asked: Asked) -> Place:
     if len(found) > 1:
         raise conflict(
             "ambiguous_pane",
-            f"{len(found)} tmux servers have a pane {asked.pane_id}: name the socket of yours in `tmux`",
+            f"{len(found)} tmux servers have a pane {asked.pane_id}: say which with `tmux` (CLI: --tmux):"
+            f" {', '.join(place.listed.socket for place in found)}",
             pane_id=asked.pane_id,
             candidates=[{"tmux": place.listed.socket, "session": place.listed.session} for place in found],
         )

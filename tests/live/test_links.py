@@ -251,6 +251,8 @@ def test_a_pane_id_that_two_servers_have_is_a_conflict(host: Host, short_folder:
         refused = host.link(third.pane, expect=409, tmux=None)["detail"]
         assert refused["error"] == "ambiguous_pane"
         assert {one["tmux"] for one in refused["candidates"]} == {str(host.tmux.socket), str(other.socket)}
+        said = host.live.cli("link", "--pane", third.pane, "--backend", "claude-code").stderr
+        assert all(words in said for words in ("--tmux", str(host.tmux.socket), str(other.socket))), said
     finally:
         other.run("kill-server")
 
