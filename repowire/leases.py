@@ -82,7 +82,9 @@ def _forget(mesh: Mesh, now: float) -> None:
 
 
 def _next(mesh: Mesh, now: float, lease_seconds: float) -> float:
+    """Seconds until the next one runs out. What comes meanwhile tells nobody, and has one of these terms at least."""
+    most = min(lease_seconds, mesh.config.daemon.delivery_queue_ttl_seconds, 60.0)
     row = mesh.db.conn.execute("SELECT min(leased_at) FROM deliveries WHERE state = 'leased'").fetchone()
-    first = row[0] + lease_seconds - now if row[0] is not None else 60.0
+    first = row[0] + lease_seconds - now if row[0] is not None else most
     row = mesh.db.conn.execute("SELECT min(expires_at) FROM deliveries WHERE state IN ('queued', 'held')").fetchone()
-    return max(0.05, min(first, row[0] - now if row[0] is not None else 60.0, 60.0))
+    return max(0.05, min(first, row[0] - now if row[0] is not None else most, most))

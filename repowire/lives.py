@@ -133,7 +133,7 @@ def tick(mesh: Mesh) -> float:
         if _reapable(mesh.db.conn, peer, now, ttl):
             with mesh.change() as change:
                 reap(change, peer, "offline_ttl")
-    return 60.0
+    return min(ttl, 60.0)
 
 
 def reap(change: Change, peer: Peer, reason: str) -> None:

@@ -1,6 +1,7 @@
 """dead_letters.py: what died is told to its sender once, and can be seen, retried and dropped."""
 
 import pytest
+from conftest import until_async
 
 from repowire import claims, dead_letters, deliveries, intake, leases, replies
 from repowire.claims import Claim
@@ -35,6 +36,19 @@ async def test_the_sender_of_an_expired_message_is_told_once(both, town, clock):
     assert len(told) < 260
     dead_letters.tick(both.mesh)
     assert await mail(both, "ann") == []
+
+
+async def test_a_term_of_seconds_is_kept_to_the_second(new_mesh, new_api, tmp_path, clock):
+    """No tick is called here: the loops of the daemon find what ran out, in the time of their own timers."""
+    short = {f"REPOWIRE_DAEMON__{key}": "1" for key in ("DELIVERY_QUEUE_TTL_SECONDS", "PEER_REAP_TTL_SECONDS")}
+    api = await new_api(new_mesh(tmp_path / "home", clock, **short))
+    await api.post("/peers", name="ben", path="/src/ben")
+    sent = await api.post("/notify", to_peer="ben", text="x")
+    await api.post("/peers/ben/offline")
+    clock.advance(2)
+    conn = api.mesh.db.conn
+    await until_async(lambda: deliveries.find(conn, sent["delivery_id"]).state == "expired")
+    await until_async(lambda: conn.execute("SELECT 1 FROM peers WHERE display_name = 'ben' AND hidden_at").fetchone())
 
 
 async def test_a_notice_that_dies_is_told_to_nobody(both, town, clock):
