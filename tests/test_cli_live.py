@@ -210,6 +210,18 @@ def test_a_reader_that_stalls_does_not_keep_a_signal_out(live: Live, listen: Lis
     assert listener.end(signal.SIGINT)[0] == 0
 
 
+def test_a_daemon_that_has_no_socket_left_is_told_in_words(new_live: Callable[..., Live], tmp_path: Path) -> None:
+    live = new_live().start(REPOWIRE_DAEMON__MAX_SOCKETS="1")
+    one = Listener(live, tmp_path, ("--json", "--name", "one"))
+    try:
+        assert one.line()["listening"] is True
+        done = live.cli("listen", "--name", "two")
+    finally:
+        one.end()
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "opened no socket: as many are open as daemon.max_sockets allows" in done.stderr
+
+
 def test_listening_over_tcp_ends_when_the_token_is_rotated(live: Live, tmp_path: Path) -> None:
     live.environ["REPOWIRE_DAEMON_URL"] = f"http://127.0.0.1:{live.port}"
     listener = Listener(live, tmp_path, ("--json", "--name", "far"))

@@ -26,6 +26,7 @@ from repowire.answers import (
 T = TypeVar("T")
 
 SILENCE_SECONDS = 60.0  # four of the event stream's keepalives
+NO_SOCKET = {503: "as many are open as daemon.max_sockets allows", 403: "it wants another Host or Origin"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -99,6 +100,9 @@ class Transport:
             ) from None
         except TimeoutError:
             raise DaemonTimeoutError(f"the daemon at {self.where} took longer than {seconds or 0:g} s") from None
+        except aiohttp.WSServerHandshakeError as no:
+            why = NO_SOCKET.get(no.status, f"status {no.status}")
+            raise DaemonConnectionError(f"the daemon at {self.where} opened no socket: {why}") from None
         except (aiohttp.ClientError, ConnectionError) as exc:
             raise DaemonConnectionError(f"the daemon at {self.where} hung up: {exc or type(exc).__name__}") from None
 
