@@ -23,6 +23,7 @@ from repowire.protocol import LEASED, QUEUED
 log = logging.getLogger("repowire")
 
 LATE_SECONDS = 0.02  # how long a receipt may wait to be noted together with its neighbours
+SLICE = 100  # doors that are written to in one turn of the loop: a millisecond or two
 WRITE_SECONDS = 2.0  # how long a request waits until its message is written to a live transport
 
 Hand = Callable[[Delivery], Awaitable[bool | None]]  # see `Way.hand`
@@ -194,7 +195,8 @@ class Flush:
         self.mesh.db.when_on_disk(self._end)
 
     def _end(self, failure: BaseException | None) -> None:
-        doors, self._doors = self._doors, []
+        """A slice of the doors; others have their turn of the loop in between, such as the reply to a broadcast."""
+        doors, self._doors = self._doors[:SLICE], self._doors[SLICE:]
         try:
             if failure is None:
                 _write_at_once(self.mesh, doors)
@@ -203,7 +205,10 @@ class Flush:
         for door in doors:
             if door.unwritten:
                 door.ring()
-        self.mesh.doors.due.tell()
+        if self._doors:
+            asyncio.get_running_loop().call_soon(self._end, failure)
+        else:
+            self.mesh.doors.due.tell()
 
 
 def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
@@ -221,7 +226,7 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
 
 
 def _say_sent(mesh: Mesh, written: list[Delivery]) -> None:
-    """A line for each message, and one for all copies of a broadcast.
+    """A line for each message, and one for all copies of a broadcast that are written together.
 
     Where receipts are promised the line is put off for SENT_SECONDS: most come before, and a receipt says as much.
     """

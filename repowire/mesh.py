@@ -186,7 +186,7 @@ class Mesh:
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
             self._committed_at = time.monotonic()
-            if turn.waiters:
+            if turn.waiters or (changes and changes[-1].afterwards):  # somebody will wait: the disk may begin
                 self.db.sync_now()
         except (self.db.conn.Error, StoreError) as error:
             transaction.__exit__(type(error), error, None)
