@@ -75,6 +75,7 @@ def queue_all(
             change.db.execute(_INSERT, _stored(waits))
     alike = (kind, trace, from_peer_id, packed(text, trace), now, expires_at, now)
     change.db.execute(_INSERT_ALL, (*alike, encode(straight)))
+    straight.clear()
     _put(change, made)
     return [one for _, one in made], refused
 
