@@ -337,13 +337,13 @@ def test_ask_prints_the_id_alone_in_a_pipe_and_a_sentence_on_a_terminal(
 
 
 def test_ask_sends_what_its_flags_say_and_stdin_whole(cli: Cli, stub: Stub) -> None:
-    stub.answers["POST /ask"] = OPENED
+    stub.answers |= {"POST /ask": OPENED, "GET /peers/ann": PEER}
     text = "two\nlines ✓ \t end\n\n"
     done = cli(
         "ask", "ben", "-", "--queue", "--from", "ann", "-c", "x", "--bypass-circle", "--reply-to", "ask-0", stdin=text
     )
     assert done.returncode == 0
-    assert stub.asked[0][1] == {
+    assert stub.asked[1][1] == {
         "to_peer": "ben",
         "text": text.removesuffix("\n"),
         "reply_to": "ask-0",

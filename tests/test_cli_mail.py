@@ -56,6 +56,50 @@ def test_a_broadcast_is_told_to_all_and_a_query_answered(live, listen, run):
     assert "no peer 'nobody'" in run("query", "nobody", "x", code=1).stderr
 
 
+@pytest.mark.parametrize("name", ["upp", "repow-default-000000000000"])
+def test_a_peer_to_be_spared_that_there_is_none_of_is_refused_and_nobody_told(live, listen, run, name):
+    """A name that is mistyped would tell exactly the one who was not to hear it."""
+    listener = listen("--name", "up")
+    until(lambda: json.loads(run("peer", "list", "--json").stdout)["peers"])
+    refused = run("broadcast", "yo", "--exclude", "up", "--exclude", name, code=2)
+    assert refused.stdout == ""
+    assert refused.stderr.startswith(f"repowire: --exclude: there is no peer {name!r}")
+    assert ("did you mean up?" in refused.stderr) == (name == "upp")
+    assert "nothing was sent" in refused.stderr
+    run("notify", "up", "only this")
+    assert listener.line()["text"] == "only this"
+
+
+def test_an_id_a_name_that_several_have_and_one_that_is_offline_can_be_spared(live, listen, run):
+    listen("--name", "ear")
+    until(lambda: json.loads(run("peer", "list", "--json").stdout)["peers"])
+    ear = json.loads(run("peer", "describe", "ear", "--json").stdout)["peer_id"]
+    for circle in ("red", "blue"):
+        run("peer", "register", "twin", "--circle", circle)
+    run("peer", "register", "gone")
+    live.post("/peers/gone/offline")
+    spared = [part for name in (ear, "twin", "gone", "human") for part in ("--exclude", name)]
+    assert json.loads(run("broadcast", "yo", *spared, "--json").stdout)["sent_to"] == []
+
+
+def test_a_sender_that_is_no_peer_is_said_and_no_bar(live, listen, run):
+    """Scripts that are no peers send in a name of their own; who mistyped one hears why no reply comes."""
+    listen("--name", "up", "--exec", "cat")
+    until(lambda: json.loads(run("peer", "list", "--json").stdout)["peers"])
+    run("peer", "register", "nobody")
+    for command in (["ask"], ["notify"], ["ask-many"], ["query"]):
+        done = run(*command, "up", "hi", "--from", "nobdy")
+        assert done.stdout
+        assert done.stderr.startswith("repowire: --from: there is no peer 'nobdy' (did you mean nobody?)"), command
+        assert done.stderr.count("\n") == 1
+        assert run(*command, "up", "hi", "--from", "nobody").stderr == ""
+    assert "no peer 'ci', so " in run("broadcast", "hi", "--from", "ci").stderr
+    done = run("ask", "up", "still answered", "--from", "ci", "--wait", "20")
+    assert done.stdout == "still answered\n"
+    cid = run("ask", "up", "later", "--from", "ci").stdout.strip()
+    assert run("wait", cid).stdout == "later\n"  # as the line says
+
+
 def test_the_inbox_gives_each_message_once(live, run):
     run("peer", "register", "build")
     run("notify", "build", "main is\nfrozen")

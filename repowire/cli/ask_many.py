@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from repowire.cli import asks
+from repowire.cli import asks, whom
 from repowire.cli import command as c
 from repowire.client import RepowireClient
 
@@ -44,8 +44,11 @@ def ask_many(args: argparse.Namespace) -> int:
         c.fail("name at least one peer, with commas between: build,reviewer", c.USAGE)
     queue = "queue" if args.queue else None
     with c.client() as daemon:
+        stranger = whom.stranger(daemon, args.sender)
         opened = daemon.ask_many(names, text, if_offline=queue, timeout_seconds=args.wait, **asks.fields_of(args))
         parent_id = c.clean(opened["parent_id"])
+        if stranger:
+            c.note(f"repowire: {stranger}, so the replies reach only who looks: repowire answers {parent_id}")
         for child in opened["children"]:
             if child["error"]:
                 c.note(f"repowire: not asked: {c.clean(child['peer'])}: {c.clean(child['error'])}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from repowire.cli import command as c
+from repowire.cli import whom
 from repowire.client import DaemonAway, RepowireClient
 from repowire.protocol import HUMAN
 
@@ -73,7 +74,11 @@ def ask(args: argparse.Namespace) -> int:
     text = said(args.text)
     queue = "queue" if args.queue else None
     with c.client() as daemon:
+        stranger = whom.stranger(daemon, args.sender)
         opened = daemon.ask(args.to, text, reply_to=args.reply_to, if_offline=queue, **fields_of(args))
+        if stranger:
+            wait_for_it = f"repowire wait {c.clean(opened['correlation_id'])}"
+            c.note(f"repowire: {stranger}, so the reply reaches only who waits for it: {wait_for_it}")
         if args.wait is not None:
             c.hint(f"asked {to_whom(opened, args.to)}: {c.clean(opened['correlation_id'])}")
             try:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from repowire.cli import asks
+from repowire.cli import asks, whom
 from repowire.cli import command as c
 from repowire.client import RepowireClient
 from repowire.protocol import HUMAN
@@ -37,6 +37,7 @@ def _notify(argv: list[str]) -> int:
 def notify(args: argparse.Namespace) -> int:
     text = asks.said(args.text)
     with c.client() as daemon:
+        stranger = whom.stranger(daemon, args.sender)
         sent = daemon.notify(args.to, text, **asks.fields_of(args))
     delivery_id = c.clean(sent["delivery_id"])
     if args.json:
@@ -46,6 +47,8 @@ def notify(args: argparse.Namespace) -> int:
         c.put(f"{asks.to_whom(sent, args.to)}: {state}; follow it with: repowire trace {delivery_id}")
     else:
         c.put(delivery_id)
+    if stranger:
+        c.note(f"repowire: {stranger}, so no answer can come back")
     return c.OK
 
 
@@ -66,6 +69,8 @@ def _broadcast(argv: list[str]) -> int:
 def broadcast(args: argparse.Namespace) -> int:
     text = asks.said(args.text)
     with c.client() as daemon:
+        whom.spared(daemon, args.exclude or ())
+        stranger = whom.stranger(daemon, args.sender)
         sent = daemon.broadcast(
             text, exclude=args.exclude, from_peer=args.sender, bypass_circle=args.bypass_circle or None
         )
@@ -77,6 +82,8 @@ def broadcast(args: argparse.Namespace) -> int:
         c.put(f"told {names}; follow it with: repowire trace {broadcast_id}")
     else:
         c.put(broadcast_id)
+    if stranger:
+        c.note(f"repowire: {stranger}, so it went to every circle, and no answer can come back")
     for one in sent["failed"]:
         c.note(f"repowire: not {c.clean(one['peer'])}: {c.clean(one['error'])}")
     return c.FAILED if sent["failed"] else c.OK
@@ -101,6 +108,7 @@ def query(args: argparse.Namespace) -> int:
     text = asks.said(args.text)
     c.hint(f"waiting at most {args.timeout:g} s for {c.clean(args.to)}")
     with c.client() as daemon:
+        stranger = whom.stranger(daemon, args.sender)
         got = daemon.query(args.to, text, timeout=args.timeout, **asks.fields_of(args))
     if args.json:
         c.put(c.to_json(got))
@@ -110,6 +118,8 @@ def query(args: argparse.Namespace) -> int:
     if not args.json:
         text = got["text"] or ""
         c.put(c.clean(text, lines=True) if c.on_terminal() else text)
+    if stranger:
+        c.note(f"repowire: {stranger}, so the reply came back here alone")
     return c.OK
 
 
