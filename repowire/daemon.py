@@ -72,7 +72,7 @@ from repowire.auth import Auth, check_bind
 from repowire.bus import Bus
 from repowire.clock import Clock, SystemClock
 from repowire.config import Config, ConfigError, prepare_home, read_token, socket_address, tcp_token, write_token
-from repowire.db import Database, StoreError
+from repowire.db import Check, Database, StoreError
 from repowire.errors import conflict
 from repowire.home_lock import HomeBusy, Lock, lock_home
 from repowire.ledger import Ledger, LedgerError
@@ -157,8 +157,9 @@ def open_mesh(
     clock: Clock | None = None,
     *,
     on_failure: Callable[[BaseException], None] | None = None,
+    check: Check | None = None,
 ) -> Mesh:
-    """The stores and edges, opened and brought up to date. The home exists and is ours."""
+    """The stores and edges, opened and brought up to date. The home exists and is ours; `check` has begun before."""
     clock = clock or SystemClock()
     policy.check(config)
     ledger = Ledger(config.traces_dir, segment_bytes=config.ledger.segment_bytes)
@@ -168,6 +169,7 @@ def open_mesh(
         on_failure=on_failure,
         checkpoint_bytes=config.store.checkpoint_bytes,
         checkpoint_seconds=config.store.checkpoint_seconds,
+        check=check,
     )
     for concern, module in TABLES:
         db.migrate(concern, module.MIGRATIONS)
@@ -297,7 +299,7 @@ async def _ticking(mesh: Mesh, concern: ModuleType) -> None:
     await loop(mesh, concern.tick, concern.WAKES)
 
 
-async def serve(config: Config, *, as_json: bool = False) -> int:
+async def serve(config: Config, *, as_json: bool = False, check: Check | None = None) -> int:
     """Serve until SIGTERM, SIGINT or POST /shutdown; returns the exit code.
 
     Raises ConfigError, HomeBusy (another daemon has this home) and StoreError, whose texts are for people.
@@ -317,7 +319,7 @@ async def serve(config: Config, *, as_json: bool = False) -> int:
             failed.append(error)
             stop.set()
 
-        mesh = open_mesh(config, on_failure=disk_failed)
+        mesh = open_mesh(config, on_failure=disk_failed, check=check)
         mesh.shared = True
         try:
             await _run(mesh, lock, stop, as_json)
@@ -391,12 +393,12 @@ def _say_ready(config: Config, port: int, as_json: bool) -> None:
             os.write(sys.stdout.fileno(), os.fsencode(f"{line}\n"))
 
 
-def main(config: Config, *, json: bool = False) -> int:
-    """Run the daemon in this process."""
+def main(config: Config, *, json: bool = False, check: Check | None = None) -> int:
+    """Run the daemon in this process; `check` of its database has begun already."""
     level = config.daemon.log_level.upper()
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
     bytes(2 * RECEIVED_BYTES)
     gc.freeze()  # what is imported stays: the collector need not look at it
     gc.set_threshold(*GC_THRESHOLD)
-    return asyncio.run(serve(config, as_json=json))
+    return asyncio.run(serve(config, as_json=json, check=check))

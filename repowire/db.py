@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -80,7 +80,34 @@ def _connect(path: Path, wait_ms: int, *, any_thread: bool = False) -> sqlite3.C
     return conn
 
 
-def _open(path: Path, keep_bytes: int) -> sqlite3.Connection:
+class Check:
+    """The integrity check of a database that was closed in order, in a thread: it begins before the rest is imported.
+
+    Where a log stands beside the file, somebody may be writing, or was killed: then `open` looks for itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._found = path, ""
+        self._thread = threading.Thread(target=self._look, name="db-check", daemon=True)
+        if path.is_file() and not path.is_symlink() and not os.path.exists(f"{path}-wal"):
+            self._thread.start()
+
+    def _look(self) -> None:
+        try:  # takes no lock and makes no file
+            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as conn:
+                self._found = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.Error:
+            log.debug("%s: the check is left to the open", self._path)
+
+    def result(self) -> str:
+        """`ok`, or what is wrong; empty where it did not look."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        return self._found
+
+
+def _open(path: Path, keep_bytes: int, check: Check | None) -> sqlite3.Connection:
+    found = check.result() if check is not None else ""
     try:
         # made here for its mode, and closed before SQLite comes: closing it later would drop SQLite's POSIX locks
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
@@ -88,7 +115,7 @@ def _open(path: Path, keep_bytes: int) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise _explain(path, error) from error
     try:
-        _check(path, conn)
+        _check(path, conn, found)
         if conn.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise StoreError(f"{path}: its file system cannot hold a write-ahead log; choose a local disk for the home")
         conn.execute(f"PRAGMA journal_size_limit = {keep_bytes}")
@@ -102,14 +129,15 @@ def _open(path: Path, keep_bytes: int) -> sqlite3.Connection:
     return conn
 
 
-def _check(path: Path, conn: sqlite3.Connection) -> None:
-    """Raise StoreError unless the file is empty, or ours and whole."""
+def _check(path: Path, conn: sqlite3.Connection, found: str) -> None:
+    """Raise StoreError unless the file is empty, or ours and whole; `found` is what was found of it already."""
     if conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         return
     if conn.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise StoreError(f"{path}: belongs to another program or to repowire before 0.1; move it aside to start anew")
-    found = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":  # or another daemon came and went meanwhile
+        found = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise StoreError(f"{path}: is damaged ({found}); {_aside(path)}")
 
@@ -166,10 +194,14 @@ class Database:
         on_failure: Callable[[BaseException], None] | None = None,
         checkpoint_bytes: int = 4 * 1024 * 1024,
         checkpoint_seconds: float = 60,
+        check: Check | None = None,
     ) -> None:
-        """Raises StoreError. `on_failure` is called once, on the loop's thread, when the disk fails: stop then."""
+        """Raises StoreError. `on_failure` is called once, on the loop's thread, when the disk fails: stop then.
+
+        `check` is that of the file, where it has begun already.
+        """
         self.path = path
-        self.conn = _open(path, keep_bytes=4 * checkpoint_bytes)
+        self.conn = _open(path, 4 * checkpoint_bytes, check)
         self.committed = 1  # what a killed process left in the log may not be on the disk, so a first sync is due
         self.synced = 0
         self.failure: BaseException | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -218,6 +219,46 @@ def test_a_damaged_file_is_refused_with_the_way_out(opened: Open, path: Path) ->
         file.write(b"\xff" * 4_096 * 4)
     assert "is damaged" in (words := refused(path))
     assert "restore a backup" in words
+    with pytest.raises(StoreError, match="is damaged"):
+        Database(path, check=db.Check(path))
+
+
+def test_a_check_that_begins_before_changes_nothing(opened: Open, path: Path, tmp_path: Path) -> None:
+    store = opened()
+    insert(store, "kept")
+    killed = tmp_path / "killed.db"  # as a daemon that was killed leaves it: all of it in the log
+    for end in ("", "-wal"):
+        shutil.copy(f"{path}{end}", f"{killed}{end}")
+    log = Path(f"{killed}-wal").read_bytes()
+    check = db.Check(killed)
+    assert (check.result(), Path(f"{killed}-wal").read_bytes()) == ("", log)
+    assert count(opened(killed, check=check)) == 1
+    store.close()
+    check = db.Check(path)
+    assert check.result() == "ok"
+    assert not list(tmp_path.glob("state.db-*"))
+    assert count(opened(path, check=check)) == 1
+    assert db.Check(tmp_path / "none.db").result() == ""
+    assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(("found", "again"), [("ok", 0), ("page 7 is never used", 1)])
+def test_what_the_check_found_good_is_not_looked_at_again(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch, found: str, again: int
+) -> None:
+    opened().close()
+    check, said, connect = db.Check(path), [], db._connect
+    assert check.result() == "ok"
+    check._found = found
+
+    def traced(*args: Any, **more: Any) -> sqlite3.Connection:
+        conn = connect(*args, **more)
+        conn.set_trace_callback(said.append)
+        return conn
+
+    monkeypatch.setattr(db, "_connect", traced)
+    opened(path, check=check)
+    assert len([words for words in said if "quick_check" in words]) == again
 
 
 def test_the_file_of_another_program_is_refused(path: Path) -> None:

@@ -58,7 +58,7 @@ OUTSIDE = {
     "gates": "agents clock procs tmux",
     "journal": "",
     "ws_hook": "agents async_client clock config gates journal procs protocol tmux",
-    "cli": "client shapes async_client config errors protocol clock agents cli daemon mcp_stdio ws_hook",
+    "cli": "client shapes async_client config errors protocol clock agents cli daemon db mcp_stdio ws_hook",
 }
 
 # Edges that exist once, so that a foreign tool's quirks live in one file. What SQLite's own words for a connection, a

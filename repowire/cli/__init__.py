@@ -161,6 +161,13 @@ EXIT_CODES = (
 )
 
 
+def database() -> "ModuleType":
+    """Its database, of which the daemon looks at first whether it is whole."""
+    from repowire import db
+
+    return db
+
+
 def program() -> "ModuleType":
     """The daemon itself: only the process that becomes one imports it."""
     from repowire import daemon

@@ -61,9 +61,10 @@ def start(args: argparse.Namespace) -> int:
 
 def run_here(settings: config.Config, *, as_json: bool) -> int:
     """Become the daemon. What keeps it from starting is one clear line."""
+    check = cli.database().Check(settings.database_path)  # reads the whole file, while the daemon is imported
     program = cli.program()
     try:
-        code: int = program.main(settings, json=as_json)
+        code: int = program.main(settings, json=as_json, check=check)
     except program.CANNOT_START as exc:
         c.fail(str(exc))
     return code
