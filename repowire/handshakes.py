@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -60,7 +61,8 @@ async def get_ws(request: web.Request) -> web.WebSocketResponse:
         assert task is not None
         socket = Socket(mesh, ws, request, generation, task)
         try:
-            await _live(mesh, table, socket)
+            async with _Life(mesh, table, socket):
+                await _listen(mesh, socket)
         except Goodbye as goodbye:
             socket.farewell = goodbye
             await socket.say_goodbye(goodbye)
@@ -76,29 +78,47 @@ async def get_ws(request: web.Request) -> web.WebSocketResponse:
         table.count -= 1
 
 
-async def _live(mesh: Mesh, table: Sockets, socket: Socket) -> None:
-    """From the first frame to the end of a socket."""
-    name = await _connect(mesh, socket)
-    before = table.live.get(socket.peer_id)
-    table.live[socket.peer_id] = socket
-    if before is not None:
-        await before.close(CLOSE_REPLACED, "replaced")
-    try:
-        await mesh.on_disk()
-        await socket.ws.send_str(json.dumps(name))
-        del name, before  # this frame lives as long as the socket
-        _opened(mesh, socket)
-        worker = mailboxes.Worker(mesh, socket.door, socket)
-        worker.begin()
+class _Life:
+    """A socket from its first frame to its end: in between, `async with` keeps no coroutine, half a kilobyte each."""
+
+    __slots__ = ("mesh", "socket", "table", "worker")
+
+    def __init__(self, mesh: Mesh, table: Sockets, socket: Socket) -> None:
+        self.mesh, self.table, self.socket = mesh, table, socket
+        self.worker: mailboxes.Worker | None = None
+
+    async def __aenter__(self) -> None:
+        mesh, socket = self.mesh, self.socket
+        name = await _connect(mesh, socket)
+        before = self.table.live.get(socket.peer_id)
+        self.table.live[socket.peer_id] = socket
         try:
-            await _listen(mesh, socket)
+            if before is not None:
+                await before.close(CLOSE_REPLACED, "replaced")
+            await mesh.on_disk()
+            await socket.ws.send_str(json.dumps(name))
+            _opened(mesh, socket)
+            self.worker = mailboxes.Worker(mesh, socket.door, socket)
+            self.worker.begin()
+        except BaseException:
+            await self._end()
+            raise
+        mesh.forget()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        try:
+            if self.worker is not None:
+                await self.worker.end()
         finally:
-            await worker.end()
-    finally:
-        current = table.live.get(socket.peer_id) is socket
-        if current:
-            del table.live[socket.peer_id]
-        _closed(mesh, socket, current)
+            current = self.table.live.get(self.socket.peer_id) is self.socket
+            if current:
+                del self.table.live[self.socket.peer_id]
+            _closed(self.mesh, self.socket, current)
 
 
 def _opened(mesh: Mesh, socket: Socket) -> None:

@@ -239,6 +239,10 @@ class Mesh:
             await self.committed()
             await self.db.on_disk(turn.number)
 
+    def forget(self) -> None:
+        """This task will wait for nothing that it changed so far; one that lasts would keep it in memory."""
+        _MINE.set(None)
+
     def is_settled(self) -> bool:
         """Whether `on_disk` has nothing to wait for, and nothing to tell."""
         turn = _MINE.get()
