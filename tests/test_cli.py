@@ -323,6 +323,9 @@ def test_unregister(cli: Cli, stub: Stub) -> None:
 OPENED = {"correlation_id": "ask-1", "error": None, "to_peer": "ben", "state": "leased", "delivery_state": "delivered"}
 
 
+ASKED = {"id": "ask-0", "kind": "ask", "ask_state": "closed", "close_reason": "ack"}
+
+
 def waited(**facts: Any) -> dict[str, Any]:
     return {"correlation_id": "ask-1", "status": "resolved", "reply": None, "close_reason": None, **facts}
 
@@ -337,13 +340,13 @@ def test_ask_prints_the_id_alone_in_a_pipe_and_a_sentence_on_a_terminal(
 
 
 def test_ask_sends_what_its_flags_say_and_stdin_whole(cli: Cli, stub: Stub) -> None:
-    stub.answers |= {"POST /ask": OPENED, "GET /peers/ann": PEER}
+    stub.answers |= {"POST /ask": OPENED, "GET /peers/ann": PEER, "GET /messages/ask-0": ASKED}
     text = "two\nlines ✓ \t end\n\n"
     done = cli(
         "ask", "ben", "-", "--queue", "--from", "ann", "-c", "x", "--bypass-circle", "--reply-to", "ask-0", stdin=text
     )
     assert done.returncode == 0
-    assert stub.asked[1][1] == {
+    assert stub.asked[2][1] == {
         "to_peer": "ben",
         "text": text.removesuffix("\n"),
         "reply_to": "ask-0",

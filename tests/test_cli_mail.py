@@ -100,6 +100,38 @@ def test_a_sender_that_is_no_peer_is_said_and_no_bar(live, listen, run):
     assert run("wait", cid).stdout == "later\n"  # as the line says
 
 
+def test_an_ask_that_answers_none_is_refused_and_not_sent(live, listen, run):
+    """A mistyped id was kept as it is, and the ask that it should have answered stayed open for ever."""
+    listener = listen("--name", "up")
+    until(lambda: json.loads(run("peer", "list", "--json").stdout)["peers"])
+    told = run("notify", "up", "x").stdout.strip()
+    for wrong, said in (("ask-nope", "there is no ask 'ask-nope'"), (told, f"{told} is a notify")):
+        refused = run("ask", "up", "hi", "--reply-to", wrong, code=2)
+        assert (refused.stdout, refused.stderr.count("\n")) == ("", 1)
+        assert refused.stderr.startswith(f"repowire: --reply-to: {said}")
+        assert "nothing was sent" in refused.stderr
+    run("notify", "up", "only this")
+    assert [listener.line()["text"] for _ in range(2)] == ["x", "only this"]
+
+
+def test_an_ask_says_whether_it_answered_the_other(live, listen, run):
+    for name in ("up", "other"):
+        listen("--name", name)
+    until(lambda: len(json.loads(run("peer", "list", "--json").stdout)["peers"]) == 2)
+    run("notify", "up", "there is a human")
+    first = run("ask", "human", "shall I?", "--from", "up").stdout.strip()
+    missed = run("ask", "other", "shall it?", "--reply-to", first)
+    assert missed.stdout.startswith("ask-")
+    assert missed.stderr == (
+        f"repowire: {first} stays open: only an ask from human to up answers it; answer it with: repowire ack {first}\n"
+    )
+    assert run("ask", "up", "what exactly?", "--reply-to", first).stderr == ""
+    assert json.loads(run("messages", first, "--json").stdout)["close_reason"] == "reply_to"
+    again = run("ask", "up", "and then?", "--reply-to", first)
+    assert again.stdout.startswith("ask-")
+    assert again.stderr == f"repowire: {first} was closed before (reply_to): this ask answers nothing\n"
+
+
 def test_the_inbox_gives_each_message_once(live, run):
     run("peer", "register", "build")
     run("notify", "build", "main is\nfrozen")

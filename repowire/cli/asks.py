@@ -75,6 +75,7 @@ def ask(args: argparse.Namespace) -> int:
     queue = "queue" if args.queue else None
     with c.client() as daemon:
         stranger = whom.stranger(daemon, args.sender)
+        first = None if args.reply_to is None else whom.to_answer(daemon, args.reply_to)
         opened = daemon.ask(args.to, text, reply_to=args.reply_to, if_offline=queue, **fields_of(args))
         if stranger:
             wait_for_it = f"repowire wait {c.clean(opened['correlation_id'])}"
@@ -82,19 +83,26 @@ def ask(args: argparse.Namespace) -> int:
         if args.wait is not None:
             c.hint(f"asked {to_whom(opened, args.to)}: {c.clean(opened['correlation_id'])}")
             try:
+                _say_unanswered(daemon, first)
                 return await_reply(daemon, opened["correlation_id"], args.wait, args.json, met=True)
             except DaemonAway:  # the ask was accepted, and in a pipe nobody has seen its id yet
                 c.note(f"repowire: the ask is kept; wait on with: repowire wait {c.clean(opened['correlation_id'])}")
                 raise
-    correlation_id = c.clean(opened["correlation_id"])
-    if args.json:
-        c.put(c.to_json(opened))
-    elif c.on_terminal():
-        state = c.clean(opened.get("state") or opened.get("delivery_state") or "sent")
-        c.put(f"asked {to_whom(opened, args.to)} ({state}); read the reply with: repowire wait {correlation_id}")
-    else:
-        c.put(correlation_id)
+        correlation_id = c.clean(opened["correlation_id"])
+        if args.json:
+            c.put(c.to_json(opened))
+        elif c.on_terminal():
+            state = c.clean(opened.get("state") or opened.get("delivery_state") or "sent")
+            c.put(f"asked {to_whom(opened, args.to)} ({state}); read the reply with: repowire wait {correlation_id}")
+        else:
+            c.put(correlation_id)
+        _say_unanswered(daemon, first)
     return c.OK
+
+
+def _say_unanswered(daemon: RepowireClient, first: "shapes.TracedMessage | None") -> None:
+    if first is not None and (words := whom.unanswered(daemon, first)) is not None:
+        c.note(f"repowire: {words}")
 
 
 def said(words: str) -> str:

@@ -4,11 +4,15 @@ Published programs rely on that (wire.md 1.4, 1.5); a person who mistyped one wa
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from repowire.cli import command as c
 from repowire.client import RepowireClient
 from repowire.errors import Refusal
 from repowire.protocol import HUMAN
+
+if TYPE_CHECKING:
+    from repowire import shapes
 
 
 def spared(daemon: RepowireClient, names: Sequence[str]) -> None:
@@ -36,3 +40,27 @@ def _missing(daemon: RepowireClient, name: str) -> Refusal | None:
         if no.error != "ambiguous_peer":
             raise
     return None
+
+
+def to_answer(daemon: RepowireClient, ask_id: str) -> "shapes.TracedMessage":
+    """The ask that another one is to answer; refused where there is none."""
+    try:
+        first = daemon.message(ask_id)
+    except Refusal as no:
+        if no.error != "message_not_found":
+            raise
+        c.fail(f"--reply-to: there is no ask {ask_id!r}, or it was closed over a day ago; nothing was sent", c.USAGE)
+    if first["kind"] != "ask":
+        c.fail(f"--reply-to: {ask_id} is a {first['kind']}, which no ask answers; nothing was sent", c.USAGE)
+    return first
+
+
+def unanswered(daemon: RepowireClient, first: "shapes.TracedMessage") -> str | None:
+    """What to say of an ask that the other one did not answer; None where it did (wire.md 5.1)."""
+    name = c.clean(first["id"])
+    if first.get("ask_state") == "closed":
+        return f"{name} was closed before ({c.clean(first.get('close_reason'))}): this ask answers nothing"
+    if daemon.message(first["id"]).get("ask_state") == "closed":
+        return None
+    way = c.clean(f"from {first['to_peer']} to {first['from_peer']}")
+    return f"{name} stays open: only an ask {way} answers it; answer it with: repowire ack {name}"
