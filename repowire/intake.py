@@ -39,7 +39,7 @@ def queue(
     told_at = change.now if notice else None
     delivery = _drafted(change, peer_id, frame["type"], encode(frame), trace, from_peer_id, expires_at, most, told_at)
     change.db.execute(_INSERT, _stored(delivery))
-    _put(change, ((change.mesh.doors.of(peer_id), delivery),))
+    _put(change, change.mesh.doors.of(peer_id), delivery)
     return delivery
 
 
@@ -56,28 +56,31 @@ def queue_all(
     """`queue` of one frame for several: their deliveries, and whose mailbox refused it. One statement for them all."""
     text, kind, now = encode(frame), frame["type"], change.now
     doors = change.mesh.doors
-    made: list[tuple[Door | None, Delivery]] = []
-    straight: list[tuple[str, str, str]] = []
+    made: list[Delivery] = []
+    straight: list[tuple[Door, Delivery]] = []
+    copies: list[tuple[str, str, str]] = []
     refused: list[tuple[str, Refusal]] = []
     for peer_id, delivery_id in zip(peer_ids, new_ids("notif-delivery", len(peer_ids)), strict=True):
         door = doors.of(peer_id)
         if door is not None and door.straight(WINDOW) and peer_id not in doors.locked:
             row = (0, delivery_id, peer_id, kind, trace, from_peer_id, text, LEASED, None, now, expires_at, door.holder)
-            made.append((door, Delivery._make((*row, now, 1, None, None, None, None, None))))
-            straight.append((delivery_id, peer_id, door.holder))
-            continue
-        try:
-            waits = _drafted(change, peer_id, kind, text, trace, from_peer_id, expires_at, most, None)
-        except Refusal as refusal:
-            refused.append((peer_id, refusal))
+            delivery = Delivery._make((*row, now, 1, None, None, None, None, None))
+            copies.append((delivery_id, peer_id, door.holder))
+            straight.append((door, delivery))
+            _expect(door, delivery)
         else:
-            made.append((door, waits))
-            change.db.execute(_INSERT, _stored(waits))
+            try:
+                delivery = _drafted(change, peer_id, kind, text, trace, from_peer_id, expires_at, most, None)
+            except Refusal as refusal:
+                refused.append((peer_id, refusal))
+                continue
+            change.db.execute(_INSERT, _stored(delivery))
+            _put(change, door, delivery)
+        made.append(delivery)
     alike = (kind, trace, from_peer_id, packed(text, trace), now, expires_at, now)
-    change.db.execute(_INSERT_ALL, (*alike, encode(straight)))
-    straight.clear()
-    _put(change, made)
-    return [one for _, one in made], refused
+    change.db.execute(_INSERT_ALL, (*alike, encode(copies)))
+    change.after(partial(_put_straight, straight))
+    return made, refused
 
 
 def _drafted(
@@ -124,27 +127,27 @@ def _drafted(
     )
 
 
-def _put(change: Change, made: Iterable[tuple[Door | None, Delivery]]) -> None:
-    """Into the peers' doors, where they are open: the message itself after the commit, or word that it waits."""
-    straight = []
-    for door, delivery in made:
-        if door is None:
-            continue
-        if delivery.state == LEASED:
-            straight.append((door, delivery))
-            # published hooks receipt no broadcast
-            if door.remembers or (door.receipts and delivery.kind != "broadcast"):
-                door.in_flight[delivery.delivery_id] = delivery.trace
-            else:
-                door.unproved = True
-        else:
-            door.clear = False  # at once: what comes in the same turn queues behind it
-            change.after(door.mail)
-    if straight:
-        change.after(partial(_put_straight, straight))
+def _put(change: Change, door: Door | None, delivery: Delivery) -> None:
+    """Into the peer's door, where it is open: the message itself after the commit, or word that it waits."""
+    if door is None:
+        return
+    if delivery.state == LEASED:
+        _expect(door, delivery)
+        change.after(partial(_put_straight, ((door, delivery),)))
+    else:
+        door.clear = False  # at once: what comes in the same turn queues behind it
+        change.after(door.mail)
 
 
-def _put_straight(straight: list[tuple[Door, Delivery]]) -> None:
+def _expect(door: Door, delivery: Delivery) -> None:
+    """A receipt, where one is promised; published hooks receipt no broadcast."""
+    if door.remembers or (door.receipts and delivery.kind != "broadcast"):
+        door.in_flight[delivery.delivery_id] = delivery.trace
+    else:
+        door.unproved = True
+
+
+def _put_straight(straight: Iterable[tuple[Door, Delivery]]) -> None:
     for door, delivery in straight:
         door.put(delivery)
 

@@ -5,7 +5,9 @@ A message is what one peer has in front of it: an ask, a notify, a reply, or its
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -217,19 +219,27 @@ def _hearers(change: Change, mesh: Mesh, shout: Shout, sender: Peer | None) -> d
     free = sender is None or sender.everywhere or shout.bypass_circle
     circle_of_sender, open_to = sender.circle if sender else None, mesh.doors.of
     deaf = shout.exclude | {sender.peer_id} if sender else shout.exclude
-    cursor = change.db.cursor()
-    cursor.row_factory = None  # plain tuples, at a third of the price
-    rows = cursor.execute(
-        "SELECT peer_id, display_name, circle, role FROM peers"
-        " WHERE hidden_at IS NULL AND retired_at IS NULL ORDER BY seq"
-    )
     return {
         peer_id: name
-        for peer_id, name, circle, role in rows
+        for peer_id, name, circle, role in _present(change, mesh)
         if open_to(peer_id) is not None
         and not (name in deaf or peer_id in deaf)
         and (free or circle == circle_of_sender or role in BYPASS_ROLES)
     }
+
+
+def _present(change: Change, mesh: Mesh) -> Iterable[list[str]]:
+    """Id, name, circle and role of everybody who is not gone, in order of registration.
+
+    From memory where no event of a peer came since; as one text, which is a sixth of what the rows would take.
+    """
+    if (text := mesh.memo.get("present")) is None:
+        rows = change.db.execute(
+            "SELECT peer_id, display_name, circle, role FROM peers"
+            " WHERE hidden_at IS NULL AND retired_at IS NULL ORDER BY seq"
+        )
+        text = mesh.memo["present"] = "\n".join(map("\t".join, rows))  # neither stands in a name or a circle
+    return [line.split("\t") for line in text.split("\n")] if text else ()
 
 
 # -- wire --------------------------------------------------------------------
@@ -331,17 +341,23 @@ async def post_broadcast(request: web.Request) -> web.Response:
     with mesh.change() as change:
         spread = broadcast(change, mesh, shout)
     await mesh.committed()  # the disk has work while the reply is written
-    return wire.reply(
+    head = json.dumps(
         {
             "ok": True,
             "sent_to": [spread.hearers[one.peer_id] for one in spread.sent],
             "failed": [{"peer": name, "error": refusal.hint} for name, refusal in spread.failed],
             "broadcast_id": spread.broadcast_id,
-            "deliveries": [
-                {"peer_id": one.peer_id, "delivery_id": one.delivery_id, "state": one.state} for one in spread.sent
-            ],
         }
     )
+    # as text at once: a thousand dictionaries cost three times as much, while the copies wait to be written
+    copies = ", ".join(
+        [
+            f'{{"peer_id": {encode_basestring_ascii(one.peer_id)}, "delivery_id": "{one.delivery_id}",'
+            f' "state": "{one.state}"}}'
+            for one in spread.sent
+        ]
+    )
+    return wire.raw(f'{head[:-1]}, "deliveries": [{copies}]}}'.encode())
 
 
 async def post_message(request: web.Request) -> web.Response:
