@@ -32,6 +32,7 @@ from repowire.protocol import topics
 log = logging.getLogger("repowire")
 
 REST_SECONDS = 0.0005  # after so long without a commit a change is committed at once: what comes next comes much later
+CALM_SECONDS = 0.02  # and after so long where several shared the last commit
 INDEX_LINES = 512  # the ledger's index catches up after this many lines: 2 ms of loop, and always within the ring
 
 MIGRATIONS = [
@@ -121,6 +122,7 @@ class Mesh:
         self.memo: dict[str, Any] = {}  # rows that were read; emptied by every event of a peer and every lost change
         self.rest_seconds = REST_SECONDS
         self._committed_at = -math.inf  # monotonic seconds
+        self._crowded = False  # several changes shared the last commit
         self._turn: Turn | None = None
         self._inside = False
         self._written = 0  # rows changed on the connection before the open change
@@ -164,8 +166,12 @@ class Mesh:
             asyncio.get_running_loop().call_soon(self.commit)
 
     def _is_alone(self) -> bool:
-        """Whether there is nobody to share a commit with: nobody waits for the disk, and the last is a while ago."""
-        return not self.db.busy and time.monotonic() - self._committed_at > self.rest_seconds
+        """Whether there is nobody to share a commit with: nobody waits for the disk, and the last is a while ago.
+
+        After one that several shared more than one will come again.
+        """
+        past = time.monotonic() - self._committed_at
+        return not self.db.busy and past > self.rest_seconds and (not self._crowded or past > CALM_SECONDS)
 
     def commit(self) -> None:
         """Commit the open turn, then write and publish its events. When that fails all of it is lost.
@@ -185,7 +191,7 @@ class Mesh:
                 self.db.conn.execute("UPDATE ledger_mark SET seq = ?", (self.ledger.last + len(events),))
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
-            self._committed_at = time.monotonic()
+            self._committed_at, self._crowded = time.monotonic(), len(changes) > 1
             if turn.waiters or (changes and changes[-1].afterwards):  # somebody will wait: the disk may begin
                 self.db.sync_now()
         except (self.db.conn.Error, StoreError) as error:

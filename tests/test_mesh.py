@@ -248,6 +248,23 @@ async def test_a_change_after_another_one_waits_for_its_neighbours(shared):
     assert (shared.db.committed, len(keys(shared))) == (before + 2, 50)
 
 
+async def test_a_change_after_a_commit_that_several_shared_waits_for_its_neighbours(shared):
+    for key in ("a", "b"):
+        keep(shared, key)
+    await shared.on_disk()
+    shared.rest_seconds = -1.0
+    before = shared.db.committed
+    keep(shared, "c")
+    assert shared.db.committed == before
+    await shared.on_disk()  # which nobody shared
+    keep(shared, "d")
+    assert shared.db.committed == before + 2
+    await shared.on_disk()
+    shared._crowded, shared._committed_at = True, shared._committed_at - mesh_module.CALM_SECONDS
+    keep(shared, "e")
+    assert shared.db.committed == before + 3
+
+
 async def test_a_change_while_somebody_waits_for_the_disk_waits_for_its_neighbours(shared, slow_disk):
     shared.rest_seconds = -1.0
     keep(shared, "a")
@@ -261,9 +278,6 @@ async def test_a_change_while_somebody_waits_for_the_disk_waits_for_its_neighbou
     assert shared.db.committed == before + 1
     slow_disk.go.set()
     await waiting
-    await shared.on_disk()
-    keep(shared, "d")
-    assert shared.db.committed == before + 2
 
 
 async def test_a_refusal_before_a_write_undoes_nothing_else_of_the_turn(shared):
