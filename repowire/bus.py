@@ -14,8 +14,6 @@ class Nudge:
 
     __slots__ = ("_future", "_rung")
 
-    __slots__ = ("_future", "_rung")
-
     def __init__(self) -> None:
         self._rung = False
         self._future: asyncio.Future[None] | None = None

@@ -261,9 +261,10 @@ def answered(change: Change, delivery_id: str, *, handed: bool = False) -> None:
     )
 
 
-# What was handed over a plain socket is never taken back from it, so it need not be known which it was
+# Where it is handed already, that moment stays; of one that was taken back and handed anew it is the new one. What was
+# handed over a plain socket is never taken back from it, so it need not be known which it was.
 AS_HANDED = (
-    ", handed_at = coalesce(handed_at, ?1)"
+    ", handed_at = CASE WHEN state IN ('handed', 'seen') THEN handed_at ELSE ?1 END"
     ", leased_by = CASE WHEN leased_by GLOB 'socket:*' THEN NULL ELSE leased_by END"
 )
 

@@ -111,6 +111,8 @@ def deliver_now(change: Change, delivery: Delivery) -> Delivery:
     now = taken._replace(frame='{"now":true,' + taken.frame[1:])  # for this time: not in the stored frame
     if door.receipts:
         door.in_flight[now.delivery_id] = now.trace
+    else:
+        door.unproved = True
     change.after(partial(door.put, now))
     return now
 

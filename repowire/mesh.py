@@ -139,6 +139,8 @@ class Mesh:
         if self._turn is None:
             self.db.transaction().__enter__()
             self._turn = Turn(self.db.conn.total_changes)
+        elif self._turn.broken and not self.db.conn.in_transaction:  # SQLite undid it by itself, as on a full disk
+            self.db.transaction().__enter__()
         self._written = self.db.conn.total_changes
         self._inside = True
 
@@ -154,7 +156,8 @@ class Mesh:
             return
         if change is not None:
             turn.changes.append(change)
-            _MINE.set(turn)
+            if (mine := _MINE.get()) is None or mine.lost is None:  # a loss that was not told yet is not forgotten
+                _MINE.set(turn)
         else:
             self.memo.clear()
             if self.db.conn.total_changes != self._written or not self.db.conn.in_transaction:

@@ -64,6 +64,7 @@ class Reply(web.Response):
             or request.method == "HEAD"
             or transport is None
             or transport.is_closing()
+            or transport.get_write_buffer_size() > WHOLE_BYTES  # a client that sends and does not read waits for itself
         ):
             return None if self._sent else await super().prepare(request)
         self._sent = True

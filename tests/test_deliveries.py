@@ -207,6 +207,28 @@ async def test_what_was_not_injected_is_held_with_its_reason(mesh, ben, detail, 
     assert deliveries.depth(mesh.db.conn, ben.peer_id) == 1
 
 
+async def test_what_was_taken_back_and_handed_anew_was_handed_then(mesh, ben, clock):
+    """By that moment an ask comes to be said again that nobody has shown."""
+    one = queue(mesh, ben)
+    lease(mesh, ben, "hook:a")
+    receipt(mesh, ben, one)
+    given = deliveries.load(mesh.db.conn, one.delivery_id)
+    assert given.handed_at == clock.now()
+    clock.advance(600)
+    with mesh.change() as change:
+        deliveries.again(change, given, "the session ended before it was shown")
+    lease(mesh, ben, "hook:b")
+    receipt(mesh, ben, one)
+    anew = deliveries.load(mesh.db.conn, one.delivery_id)
+    assert (anew.state, anew.handed_at) == ("handed", clock.now())
+    receipt(mesh, ben, one)
+    clock.advance(1)
+    with mesh.change() as change:
+        deliveries.answered(change, one.delivery_id, handed=True)
+    ended = deliveries.load(mesh.db.conn, one.delivery_id)
+    assert (ended.state, ended.handed_at) == ("answered", anew.handed_at)
+
+
 # -- time ---------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from conftest import until_async
 
 from repowire import holds, peers
 
@@ -114,3 +115,15 @@ async def test_what_does_not_wait_or_has_no_way_in_is_refused(api, ben):
     waits = (await api.post("/notify", to_peer="ann", text="one"))["delivery_id"]
     got = await api.request("POST", f"/deliveries/{waits}/now", json={})
     assert (got.status, got.json["detail"]["error"]) == (409, "no_way_in")
+
+
+async def test_what_went_in_now_is_unknown_when_a_way_without_receipts_ends(both):
+    ben = await both.connect("ben", path="/src/ben")
+    await until_async(lambda: both.mesh.doors.of(ben.peer_id).resting)
+    await both.post("/peers/ben/hold")
+    sent = await both.post("/notify", to_peer="ben", text="urgent")
+    now = asyncio.create_task(both.post(f"/deliveries/{sent['delivery_id']}/now"))
+    assert (await ben.next())["text"] == "urgent"
+    await ben.close()
+    assert (await now)["state"] == "unknown"
+    assert await state(both, sent["delivery_id"]) == ("unknown", "the socket closed before a receipt came")

@@ -326,6 +326,41 @@ async def test_a_commit_that_fails_loses_the_turn(shared, monkeypatch):
     assert keys(shared) == []
 
 
+async def test_what_follows_in_a_turn_that_sqlite_undid_by_itself_is_lost_with_it(shared):
+    """A statement that finds the disk full may end the transaction: what comes then must not be committed alone."""
+    most = shared.db.conn.execute("PRAGMA page_count").fetchone()[0] + 8
+    shared.db.conn.execute(f"PRAGMA max_page_count = {most}")
+
+    def filling():
+        with shared.change() as change:
+            change.db.execute("INSERT INTO presence VALUES ('x', 'socket', ?, 0, NULL)", ("x" * 2**20,))
+
+    keep(shared, "a")
+    with pytest.raises(shared.db.conn.OperationalError, match="full"):
+        filling()
+    assert not shared.db.conn.in_transaction
+    keep(shared, "b")
+    with pytest.raises(Refusal):
+        await shared.on_disk()
+    assert keys(shared) == []
+    keep(shared, "c")
+    await shared.on_disk()
+    assert keys(shared) == ["c"]
+
+
+async def test_a_loss_is_told_though_the_same_task_changed_something_since(shared, monkeypatch):
+    shared.rest_seconds = -1.0
+    monkeypatch.setattr(shared.db, "_transaction", Broken(shared.db))
+    keep(shared, "a")
+    monkeypatch.undo()
+    keep(shared, "b")
+    with pytest.raises(Refusal) as refused:
+        await shared.on_disk()
+    assert (refused.value.status, keys(shared)) == (503, ["b"])
+    keep(shared, "c")
+    await shared.on_disk()
+
+
 async def test_a_lost_turn_empties_the_memory_of_rows(shared):
     keep(shared, "a")
     shared.memo["name ben"] = object()

@@ -1,15 +1,17 @@
 """wire.py: the fields of a body and a query, what a body may be, and the one shape of every refusal and failure."""
 
+import asyncio
 import base64
 import contextlib
 import json
 import logging
+import socket
 from datetime import UTC, datetime
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from conftest import TOKEN
+from conftest import TOKEN, until_async
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
@@ -409,3 +411,22 @@ async def test_a_fault_after_the_headers_cuts_the_connection_and_is_logged(api, 
             with pytest.raises(aiohttp.ClientPayloadError):
                 await response.content.read()
     assert [one.getMessage().startswith("err-") for one in caplog.records] == [True]
+
+
+async def test_a_client_that_sends_and_does_not_read_waits_for_itself(api):
+    """Replies that nobody reads do not heap up in memory: the requests behind them wait."""
+    for n in range(20):
+        await api.post("/peers", name=f"ben{n}", path="/src/ben", description="x" * 200)
+    port = api.client.server.port
+    request = f"GET /peers HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {api.token}\r\n\r\n"
+    others = set(api.client.server.handler.connections)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setblocking(False)
+        sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(client, request.encode() * 2000))
+        await until_async(lambda: set(api.client.server.handler.connections) - others)
+        [slow] = set(api.client.server.handler.connections) - others
+        await until_async(lambda: slow.transport.get_write_buffer_size() > 2**16)
+        for _ in range(50):  # whole requests, so that the others had every chance to be answered
+            assert len((await api.request("GET", "/peers")).body) < wire.WHOLE_BYTES
+        assert slow.transport.get_write_buffer_size() < 2**17
+        sending.cancel()
