@@ -69,10 +69,11 @@ from repowire import (
 from repowire import mesh as mesh_module
 from repowire.agents import SESSION_VARIABLES
 from repowire.auth import Auth, check_bind
+from repowire.barrier import StoreError
 from repowire.bus import Bus
 from repowire.clock import Clock, SystemClock
 from repowire.config import Config, ConfigError, prepare_home, read_token, socket_address, tcp_token, write_token
-from repowire.db import Check, Database, StoreError
+from repowire.db import Check, Database
 from repowire.errors import conflict
 from repowire.home_lock import HomeBusy, Lock, lock_home
 from repowire.ledger import Ledger, LedgerError

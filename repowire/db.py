@@ -1,7 +1,6 @@
-"""The database: the only `sqlite3.connect`, transactions on the loop's thread and the disk off it.
+"""The database: the only `sqlite3.connect`, and transactions on the loop's thread.
 
-What `on_disk` has returned for survives a power cut: every commit that came before it was in the write-ahead log when
-an fdatasync of that log began. One sync serves all who wait; checkpoints and long reads have threads of their own.
+Checkpoints and long reads have threads of their own, as the sync has: see `barrier`.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from repowire.config import sync_file, sync_folder
+from repowire.barrier import Barrier, Requests, StoreError, next_request
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 APPLICATION_ID = 0x52505752  # "RPWR" in the file's header: an SQLite file of another program is not taken for ours
 LOCK_WAIT_MS = 2_000  # what may hold the write lock is our own checkpoint, for milliseconds on a good disk
 CHECKPOINT_WAIT_MS = 20  # a checkpoint that waits for a reader holds the write lock, so it soon gives way
-ALSO_SYNC_SECONDS = 1.0  # what is not a promise (the ledger, forgiven writes) reaches the disk within this
 PASSIVE_TRIES = 3
 PRAGMAS = (
     "synchronous = NORMAL",
@@ -38,10 +36,6 @@ PRAGMAS = (
     "cache_size = -1000",  # KiB, half of what SQLite takes: the kernel keeps the pages too
 )
 LOOK_EVERY = 16  # commits between two looks at the size of the log
-
-
-class StoreError(Exception):
-    """The database cannot be used; the text names the file, says why, and what to do."""
 
 
 # -- opening -------------------------------------------------------------------
@@ -183,8 +177,8 @@ class _Transaction(AbstractContextManager[sqlite3.Connection]):
             self._committed()
 
 
-class Database:
-    """One connection on the thread that made it; `committed` counts its commits, `synced` those on the disk."""
+class Database(Barrier):
+    """One connection on the thread that made it, and the barrier behind its commits."""
 
     def __init__(
         self,
@@ -200,47 +194,22 @@ class Database:
 
         `check` is that of the file, where it has begun already.
         """
-        self.path = path
         self.conn = _open(path, 4 * checkpoint_bytes, check)
-        self.committed = 1  # what a killed process left in the log may not be on the disk, so a first sync is due
-        self.synced = 0
-        self.failure: BaseException | None = None
-        self._also_sync, self._on_failure = also_sync, on_failure
+        super().__init__(path, also_sync, on_failure)
         self._checkpoint_seconds = checkpoint_seconds
         self._full_frames = checkpoint_bytes // (self.conn.execute("PRAGMA page_size").fetchone()[0] + 24)
         self._most_frames = self._full_frames  # the size that starts the next checkpoint
         self._transaction = _Transaction(self.conn, self._note_commit)
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
-        self._calls: list[tuple[int, Callable[[BaseException | None], None]]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None  # which hears the bell
-        self._hears, self._bell = os.pipe()  # call_soon_threadsafe does the same, at three times the price
-        os.set_blocking(self._hears, False)
-        os.set_blocking(self._bell, False)
-        self._told = False  # on_failure was called
-        self._asked = 0  # the newest commit that the sync thread was asked for
-        self._stale = False  # something is to be synced within a second, and the thread knows
         self._aging = self._crowded = False  # the checkpoint thread knows of a commit; of a full log
         self._closed = False
         self._reads = 0
         self._reader: sqlite3.Connection | None = None
         self._reading = ThreadPoolExecutor(1, "db-read")
-        self._log_file = os.open(f"{path}-wal", os.O_RDWR)
         # closed after SQLite's own: closing any descriptor of -shm drops the POSIX locks that SQLite holds on it
         self._index_file = os.open(f"{path}-shm", os.O_RDONLY)
-        self._folder_synced = False
-        self._to_sync: queue.SimpleQueue[bool | None] = queue.SimpleQueue()  # True: now; False: soon; None: the end
-        self._to_checkpoint: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._keep_synced, name="db-sync", daemon=True),
-            threading.Thread(target=self._keep_short, name="db-checkpoint", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def busy(self) -> bool:
-        """Whether somebody waits for the disk: what is committed now may share the next sync with others."""
-        return bool(self._waiters or self._calls)
+        self._to_checkpoint: Requests = queue.SimpleQueue()
+        self._checkpointing = threading.Thread(target=self._keep_short, name="db-checkpoint", daemon=True)
+        self._checkpointing.start()
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         """All or nothing, on the loop's thread. A second one inside raises RuntimeError; so never await in it."""
@@ -294,154 +263,16 @@ class Database:
         if self._reader is not None:
             self._reader.interrupt()
         self._reading.shutdown(cancel_futures=True)
-        self._to_sync.put(None)
         self._to_checkpoint.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._settle_waiters()
+        self._end_syncing()
+        self._checkpointing.join()
         if self._reader is not None:
             self._reader.close()
         with suppress(sqlite3.Error):  # the log stays as it is, and the next start reads it
             self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.conn.close()
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._hears)
-        for file in (self._log_file, self._index_file, self._hears, self._bell):
-            os.close(file)
-
-    # -- the barrier -----------------------------------------------------------
-
-    async def on_disk(self, commit: int | None = None) -> None:
-        """Return when a commit (every one made so far) would survive a power cut. Raises StoreError when it cannot."""
-        if self.failure is not None:
-            raise self._lost()
-        if commit is None:
-            commit = self.committed
-        if self.synced >= commit:
-            return
-        self.sync_now()
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((commit, waiter))
-        await waiter
-
-    def when_on_disk(self, call: Callable[[BaseException | None], None]) -> None:
-        """`on_disk` of all that is committed, for what is no task: it is called with what went wrong, if anything did.
-
-        On the loop, and never at once: whoever has just changed something may yet have to begin to listen. It must not
-        raise.
-        """
-        if self.failure is not None or self.synced >= self.committed:
-            asyncio.get_running_loop().call_soon(call, self._lost() if self.failure is not None else None)
-            return
-        self._calls.append((self.committed, call))
-        self.sync_now()
-
-    def sync_now(self) -> None:
-        """Begin to put on the disk what is committed, since somebody is about to wait for it."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # the loop has ended, and so did all who waited; `close` syncs
-            return
-        if loop is not self._loop:
-            self._loop = loop
-            loop.add_reader(self._hears, self._hear)
-        if self._asked < self.committed:  # one request serves all who wait for the same commit
-            self._asked = self.committed
-            self._to_sync.put(True)
-
-    def sync_soon(self) -> None:
-        """Have the log and `also_sync` on the disk within a second; each commit does so by itself."""
-        if not self._stale:
-            self._stale = True
-            self._to_sync.put(False)
-
-    def _keep_synced(self) -> None:
-        """The sync thread. Between two commits it sleeps for good: an idle mesh costs nothing."""
-        due = math.inf
-        while (urgent := _next(self._to_sync, due)) is not None:
-            if urgent:
-                self._sync_log()
-            if due == math.inf and self._stale:
-                due = time.monotonic() + ALSO_SYNC_SECONDS
-            if time.monotonic() >= due:
-                due, self._stale = math.inf, False
-                self._sync_all()
-        self._sync_all()
-
-    def _sync_all(self) -> None:
-        self._sync_log()
-        for sync in self._also_sync:
-            try:
-                sync()
-            except Exception:
-                log.exception("a sync beside the database failed")
-
-    def _sync_log(self) -> None:
-        target = self.committed  # before the sync starts: a commit during it may be half taken along
-        if self.failure is None and self.synced < target:
-            try:
-                sync_file(self._log_file)
-                if not self._folder_synced:
-                    sync_folder(self.path.parent)
-                    self._folder_synced = True
-            except OSError as error:
-                self._fail(error)
-                return
-            self.synced = target
-        if self._loop is not None:  # somebody may have begun to wait while all was on the disk already
-            self._ring()
-
-    def _ring(self) -> None:
-        """On any thread: have the loop look."""
-        with suppress(BlockingIOError):  # it is rung so often already
-            os.write(self._bell, b"\0")
-
-    def _hear(self) -> None:
-        """On the loop."""
-        os.read(self._hears, 1024)
-        self._settle_waiters()
-        if self.failure is not None:
-            self._report_failure()
-
-    def _settle_waiters(self) -> None:
-        """On the loop: wake whoever has his commit on the disk; after a failure nobody has."""
-        waiting = []
-        for committed, waiter in self._waiters:
-            if waiter.done():
-                continue
-            if self.failure is not None:
-                waiter.set_exception(self._lost())
-            elif committed <= self.synced:
-                waiter.set_result(None)
-            else:
-                waiting.append((committed, waiter))
-        self._waiters = waiting
-        calls, self._calls = self._calls, []
-        for committed, call in calls:  # last: one with a fault keeps no task waiting
-            if self.failure is not None:
-                call(self._lost())
-            elif committed <= self.synced:
-                call(None)
-            else:
-                self._calls.append((committed, call))
-
-    def _fail(self, error: BaseException) -> None:
-        """For good: after a failed fsync the kernel may call the lost pages clean, so a second one proves nothing."""
-        if self.failure is None:
-            self.failure = error
-            log.critical("%s: could not be put on the disk: %s", self.path, error)
-            if self._loop is None:  # nobody has ever waited
-                self._report_failure()
-            else:
-                self._ring()
-
-    def _report_failure(self) -> None:
-        if self._on_failure is not None and self.failure is not None and not self._told:
-            self._told = True
-            self._on_failure(self.failure)
-
-    def _lost(self) -> StoreError:
-        return StoreError(f"{self.path}: could not be put on the disk: {self.failure}")
+        os.close(self._index_file)
+        self._close_files()
 
     # -- checkpoints -----------------------------------------------------------
 
@@ -464,7 +295,7 @@ class Database:
         """The checkpoint thread: when the log is full, or its oldest commit has waited long enough."""
         conn = _connect(self.path, CHECKPOINT_WAIT_MS)
         due = math.inf
-        while (now := _next(self._to_checkpoint, due)) is not None:
+        while (now := next_request(self._to_checkpoint, due)) is not None:
             if not now and time.monotonic() < due:
                 due = min(due, time.monotonic() + self._checkpoint_seconds)
                 continue
@@ -494,11 +325,3 @@ class Database:
         """Checkpoint; whether nothing of the log is left to move."""
         busy, _, moved = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         return not busy and moved >= self._frames()
-
-
-def _next(requests: "queue.SimpleQueue[bool | None]", due: float) -> bool | None:
-    """The next request; False when none has come by `due` (monotonic seconds)."""
-    try:
-        return requests.get(timeout=None if due == math.inf else max(0.0, due - time.monotonic()))
-    except queue.Empty:
-        return False

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from repowire import __version__
+from repowire.barrier import StoreError
 from repowire.config import Config, read_lock
-from repowire.db import StoreError
 
 NAMED_SECONDS = 0.5  # how long a refused daemon looks for the name of the one that serves
 

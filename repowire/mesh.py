@@ -19,10 +19,11 @@ from typing import Any
 from aiohttp import web
 
 from repowire.auth import Auth
+from repowire.barrier import StoreError
 from repowire.bus import Bus, Nudge
 from repowire.clock import Clock
 from repowire.config import Config
-from repowire.db import Database, StoreError
+from repowire.db import Database
 from repowire.doors import Doors
 from repowire.errors import Refusal, unavailable
 from repowire.ledger import Ledger

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from repowire import db
-from repowire.db import Database, StoreError
+from repowire import barrier, db
+from repowire.barrier import StoreError
+from repowire.db import Database
 
 SECONDS = 10
 TABLE = ["CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"]
@@ -66,7 +67,7 @@ def opened(path: Path) -> Iterator[Open]:
 async def disk(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A disk on leave; at the end every sync may go on, so that close() does not wait."""
     found = Disk()
-    monkeypatch.setattr(db, "sync_file", found.sync)
+    monkeypatch.setattr(barrier, "sync_file", found.sync)
     yield found
     found.leave.release(1_000)
 
@@ -392,7 +393,7 @@ async def test_the_first_barrier_covers_what_a_killed_process_left(opened: Open,
 
 async def test_the_folder_is_synced_once(opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders: list[Path] = []
-    monkeypatch.setattr(db, "sync_folder", folders.append)
+    monkeypatch.setattr(barrier, "sync_folder", folders.append)
     store = opened()
     for _ in range(3):
         insert(store)
@@ -461,7 +462,7 @@ async def test_also_sync_runs_after_the_waiters_woke_and_no_failure_of_it_is_our
 
 def test_close_syncs_what_nobody_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(db, "sync_file", synced.append)
+    monkeypatch.setattr(barrier, "sync_file", synced.append)
     others: list[int] = []
     store = Database(path, also_sync=[lambda: others.append(1)])
     store.migrate("t", TABLE)

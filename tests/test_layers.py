@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "repowire"
 RANKS = (
     "settings",
     "errors protocol config clock cron bus",
+    "barrier",
     "frames db ledger blobs doors tmux wire auth procs login_shell scroll agents policy",
     "home_lock mesh turns",
     "idempotency certificates sessions ownership allowances presence attachments reviews traces recurring choices",

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from conftest import until_async
 
-from repowire import db, deliveries
+from repowire import barrier, deliveries
 
 
 class Trouble:
@@ -50,13 +50,13 @@ async def test_what_was_lost_is_answered_in_the_one_shape_and_the_connection_goe
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
 async def test_no_reply_leaves_before_the_disk_has_what_it_says(both, monkeypatch, path, body):
     await both.post("/peers", name="ann", path="/src/ann")
-    may_sync, sync_file = threading.Event(), db.sync_file
+    may_sync, sync_file = threading.Event(), barrier.sync_file
 
     def slow(file):
         may_sync.wait()
         sync_file(file)
 
-    monkeypatch.setattr(db, "sync_file", slow)
+    monkeypatch.setattr(barrier, "sync_file", slow)
     sent = asyncio.create_task(both.request("POST", path, json=body))
     try:
         for _ in range(5):  # whole requests, so that the one that waits had every chance to be answered
@@ -89,14 +89,14 @@ async def test_no_frame_leaves_before_the_disk_has_its_message(api, monkeypatch,
     if not worker_rests:
         door.at_once = None  # so that nobody writes for it
     await api.mesh.db.on_disk()
-    begun, may_sync, sync_file = [], threading.Semaphore(0), db.sync_file
+    begun, may_sync, sync_file = [], threading.Semaphore(0), barrier.sync_file
 
     def slow(file):
         begun.append(file)
         may_sync.acquire()
         sync_file(file)
 
-    monkeypatch.setattr(db, "sync_file", slow)
+    monkeypatch.setattr(barrier, "sync_file", slow)
     try:
         sent = [asyncio.create_task(api.post("/notify", to_peer="ann", text="one"))]
         await until_async(lambda: begun and len(door.items + door.unwritten) == 1)
@@ -128,7 +128,7 @@ async def test_no_frame_leaves_before_the_disk_has_its_lease(api, monkeypatch, t
     await until_async(lambda: api.mesh.doors.of(ann.peer_id) is None)
     if taking == "lease":
         await api.post("/notify", to_peer="ann", text="hi")
-    may_sync, sync_file, take = threading.Event(), db.sync_file, getattr(deliveries, taking)
+    may_sync, sync_file, take = threading.Event(), barrier.sync_file, getattr(deliveries, taking)
     may_sync.set()
 
     def slow(file):
@@ -139,7 +139,7 @@ async def test_no_frame_leaves_before_the_disk_has_its_lease(api, monkeypatch, t
         may_sync.clear()
         return take(*arguments)
 
-    monkeypatch.setattr(db, "sync_file", slow)
+    monkeypatch.setattr(barrier, "sync_file", slow)
     monkeypatch.setattr(deliveries, taking, taken)
     try:
         ann = await api.connect("ann", **hello)

@@ -10,10 +10,9 @@ import threading
 import pytest
 from conftest import until_async
 
-from repowire import config
-from repowire import db as db_module
+from repowire import barrier, config
 from repowire import mesh as mesh_module
-from repowire.db import StoreError
+from repowire.barrier import StoreError
 from repowire.errors import Refusal, malformed
 
 
@@ -396,7 +395,7 @@ def slow_disk(monkeypatch):
         assert disk.go.wait(20)
         real(file)
 
-    monkeypatch.setattr(db_module, "sync_file", sync_file)
+    monkeypatch.setattr(barrier, "sync_file", sync_file)
     yield disk
     disk.go.set()
 
@@ -469,7 +468,7 @@ async def test_a_change_is_kept_though_its_event_cannot_be_written(either, monke
 
 
 async def test_an_announced_line_is_synced_without_a_commit(mesh, monkeypatch):
-    monkeypatch.setattr(db_module, "ALSO_SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(barrier, "ALSO_SYNC_SECONDS", 0.0)
     synced = threading.Event()
     monkeypatch.setattr(mesh.db, "_also_sync", [synced.set])
     await until_async(synced.is_set)  # what was committed at the start; from here on nothing is due

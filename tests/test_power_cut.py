@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from repowire import db
+from repowire import barrier, db
 from repowire.config import sync_file
 from repowire.db import Database
 
@@ -30,11 +30,11 @@ Image = dict[str, bytes]
 WRITER = """
 import asyncio, os, random, sys
 from pathlib import Path
-from repowire import db
+from repowire import barrier, db
 
 async def main(folder, seed, honest):
     if not honest:
-        db.sync_file = lambda descriptor: None
+        barrier.sync_file = lambda descriptor: None
     dice = random.Random(seed)
     # a checkpoint syncs the log by itself, which would cover up most of the lies
     store = db.Database(Path(folder) / "state.db", checkpoint_bytes=65_536 if honest else 1 << 30)
@@ -221,7 +221,7 @@ class Trial:
     def __init__(self, folder: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
         self.dice, self.folder = dice, folder
         self.sync = sync_file
-        monkeypatch.setattr(db, "sync_file", self._sync)
+        monkeypatch.setattr(barrier, "sync_file", self._sync)
         self.store = Database(folder / "state.db", checkpoint_bytes=1 << 30)
         self.store.migrate("t", TABLE)
         self.written = 0
