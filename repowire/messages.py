@@ -19,7 +19,7 @@ from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
 from repowire.mesh import MESH, Change, Mesh
 from repowire.peers import Peer
-from repowire.protocol import BYPASS_ROLES, DEFAULT_CIRCLE, LEASED, MAX_TEXT_CHARS
+from repowire.protocol import BYPASS_ROLES, DEFAULT_CIRCLE, LEASED, MAX_TEXT_CHARS, is_identifier
 
 EXCLUDED_MOST = 1000
 
@@ -378,9 +378,12 @@ async def get_messages(request: web.Request) -> web.Response:
     peer = peers.resolve(db, name) if name else callers.calling(mesh, request)  # an agent sees its own
     if peer is not None:
         callers.may_read(mesh, request, peer)
+    circle = request.query.get("circle")
+    if circle is not None and not is_identifier(circle):
+        raise invalid("circle", "must be 1 to 64 of the letters, digits and . _ -")
     sought = Sought(
         peer_id=peer.peer_id if peer else None,
-        circle=request.query.get("circle"),
+        circle=circle,
         kind=wire.word(request, "kind", KINDS_SAID),
         state=wire.word(request, "state", deliveries.STATES),
         since=_since(request),

@@ -16,7 +16,7 @@ from repowire.errors import invalid
 from repowire.mesh import MESH, Mesh
 from repowire.peers import Peer
 from repowire.presence import Evidence
-from repowire.protocol import BACKENDS, HUMAN, RECEIPTS
+from repowire.protocol import BACKENDS, HUMAN, RECEIPTS, is_identifier
 
 MOST = 100_000  # peers in one reply
 
@@ -207,6 +207,8 @@ async def get_peers(request: web.Request) -> web.Response:
     roster, now = request.app[ROSTER], request.app[MESH].clock.now()
     backend = wire.word(request, "backend", BACKENDS)
     path, circle = request.query.get("path"), request.query.get("circle")
+    if circle not in (None, "*") and not is_identifier(circle):
+        raise invalid("circle", "must be 1 to 64 of the letters, digits and . _ -, or * for all")
     if path is not None and "\0" in path:
         raise invalid("path", "must not contain a NUL character")
     most = wire.whole(request, "limit", default=MOST, most=MOST)

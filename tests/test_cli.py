@@ -27,6 +27,9 @@ from repowire.cli import NOUNS
 from repowire.cli import command as c
 
 EVIL = "\x1b[2J\x1b]0;title\x07ben\x9b31m\u202eexe\u2066\x00\x7f\u200b\u2060\u00ad\u3164\U000e0041\n\rnext"
+NAMING = ["peer list", "peer describe ben", "peer prune", "peer kill ben", "session resume ben", "messages"]
+NAMING += ["notify ben x", "ask ben x", "ask-many ben x"]
+IN_NO_CIRCLE = [[*command.split(), "--circle", "no such"] for command in NAMING]
 PEER = {
     "peer_id": "repow-default-0011223344ff",
     "name": "ben",
@@ -200,6 +203,7 @@ def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> No
         (["tail", "--kind", "ask.*", "--kind", "aks.*"], "no event is of kind 'aks.*'; there are those of ask, "),
         (["listen", "--name", "two words"], "--name: must be 1 to 64 of the letters, digits and . _ -"),
         (["listen", "--name", "ok", "--circle", ""], "--circle: must be 1 to 64 of the letters, digits and . _ -"),
+        *((words, "--circle: must be 1 to 64 of the letters, digits and . _ -") for words in IN_NO_CIRCLE),
     ],
 )
 def test_a_mistake_is_one_line_and_2(cli: Cli, arguments: list[str], said: str) -> None:
@@ -288,6 +292,21 @@ def test_nobody_there_is_no_failure(cli: Cli, stub: Stub) -> None:
     done = cli("peer", "list")
     assert (done.returncode, done.stdout) == (0, "")
     assert "repowire listen" in done.stderr
+
+
+def test_a_circle_that_nobody_is_in_is_said_with_those_there_are(cli: Cli, stub: Stub) -> None:
+    """A service is seen from every circle, so the table alone does not tell."""
+    everyone = [PEER, {**PEER, "circle": "night"}, {**PEER, "role": "service", "circle": "day"}]
+    stub.answers["GET /peers"] = [{"peers": everyone[2:]}, {"peers": everyone}] * 2 + [{"peers": everyone[1:]}] * 2
+    done = cli("peer", "list", "--circle", "nigth")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 2)
+    assert done.stderr == "nobody is in circle 'nigth'; there are day, default, night\n"
+    assert json.loads(cli("peer", "list", "--circle", "nigth", "--json").stdout) == {"peers": everyone[2:]}
+    assert cli("peer", "list", "--circle", "night").stderr == ""
+    assert cli("peer", "list", "--circle", "*").stderr == ""
+    asked = [path for path, _ in stub.asked]
+    assert asked[:2] == ["GET /peers?status=online&circle=nigth", "GET /peers"]
+    assert asked[4:] == ["GET /peers?status=online&circle=night", "GET /peers?status=online&circle=%2A"]
 
 
 def test_describe_shows_what_is_known(cli: Cli, stub: Stub) -> None:

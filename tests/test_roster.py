@@ -250,6 +250,14 @@ async def test_the_list_is_filtered_by_circle_and_a_bypass_role_is_in_each(api):
     assert await shown(api, circle="green") == ["bot"]
 
 
+@pytest.mark.parametrize("route", ["/peers", "/messages"])
+@pytest.mark.parametrize("circle", ["no such", "", "x" * 65, "**"])
+async def test_what_can_be_no_circle_is_refused_as_elsewhere(api, route, circle):
+    detail = (await api.get(route, circle=circle, expect=422))["detail"]
+    assert (detail["error"], detail["field"]) == ("invalid_field", "circle")
+    assert "must be 1 to 64 of the letters, digits and . _ -" in detail["hint"]
+
+
 async def test_the_list_is_filtered_by_path_as_text_first_then_as_on_the_disk(api, tmp_path):
     folder, link = tmp_path / "src", tmp_path / "link"
     folder.mkdir()

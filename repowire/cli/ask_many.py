@@ -23,7 +23,7 @@ def _ask_many(argv: list[str]) -> int:
     made.add_argument("to", metavar="TO", help="names or ids, with commas between")
     made.add_argument("text", metavar="TEXT", help="what to ask; - reads it from stdin")
     made.add_argument("--from", dest="sender", metavar="PEER", help="the sender (default: the agent you are, or human)")
-    made.add_argument("-c", "--circle", help="the circle to look in")
+    made.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
     made.add_argument("--bypass-circle", action="store_true", help="cross into another circle")
     made.add_argument("--queue", action="store_true", help="keep it for peers that are offline")
     made.add_argument(

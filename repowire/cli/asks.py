@@ -61,7 +61,7 @@ def addressed(made: argparse.ArgumentParser) -> None:
     made.add_argument("to", metavar="TO", help="a peer's name or id")
     made.add_argument("text", metavar="TEXT", help="what to say; - reads it from stdin")
     made.add_argument("--from", dest="sender", metavar="PEER", help="the sender (default: the agent you are, or human)")
-    made.add_argument("-c", "--circle", help="the circle to look in")
+    made.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
     made.add_argument("--bypass-circle", action="store_true", help="cross into another circle")
 
 

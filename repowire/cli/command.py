@@ -17,6 +17,7 @@ from repowire import config
 from repowire.cli import EXIT_CODES
 from repowire.client import DaemonAway, RepowireClient
 from repowire.errors import Refusal
+from repowire.protocol import is_identifier
 
 OK, FAILED, USAGE, NO_DAEMON, PENDING, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -279,6 +280,18 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return value
+
+
+def circle(text: str) -> str:
+    """A circle's name."""
+    if not is_identifier(text):
+        raise argparse.ArgumentTypeError("must be 1 to 64 of the letters, digits and . _ -")
+    return text
+
+
+def circle_or_all(text: str) -> str:
+    """A circle's name, or `*`."""
+    return text if text == "*" else circle(text)
 
 
 def text_of(words: str) -> str:

@@ -62,7 +62,7 @@ def add(verb: Verb) -> None:
 
 def _named(made: argparse.ArgumentParser) -> None:
     made.add_argument("name", metavar="NAME", help="its name or its id")
-    made.add_argument("-c", "--circle", help="the circle to look in")
+    made.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
 
 
 # -- one peer ----------------------------------------------------------------------

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         help="what runs in it: claude-code, codex, gemini, opencode, antigravity, pi; or shell: any other program",
     )
     made.add_argument("--name", help="what it shall be called (default: its folder)")
-    made.add_argument("-c", "--circle", help="its circle (default: the daemon's choice)")
+    made.add_argument("-c", "--circle", type=c.circle, help="its circle (default: the daemon's choice)")
     made.add_argument("--tmux", metavar="SOCKET", help="its tmux server, where several have such a pane")
     c.with_json(made)
     return c.run(made, argv[1:], link)

@@ -174,7 +174,7 @@ def _messages(argv: list[str]) -> int:
     )
     made.add_argument("id", nargs="?", metavar="ID", help="show this one whole")
     made.add_argument("--peer", metavar="PEER", help="only to it or from it")
-    made.add_argument("-c", "--circle", help="only to peers of this circle")
+    made.add_argument("-c", "--circle", type=c.circle, help="only to peers of this circle")
     made.add_argument("--kind", choices=("ask", "notify", "broadcast", "reply"))
     made.add_argument(
         "--state", metavar="STATE", help="queued, leased, held, handed, seen, answered, failed, expired, unknown"

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         verbs, "list", "live peers, or all", "  repowire peer list\n  repowire peer list --all --json", show_list
     )
     listing.add_argument("-a", "--all", action="store_true", help="the offline ones too")
-    listing.add_argument("-c", "--circle", help="only the peers that this circle sees")
+    listing.add_argument("-c", "--circle", type=c.circle_or_all, help="only the peers that this circle sees")
     example = "  repowire peer describe build\n  repowire peer describe build --json | jq .path"
     _named(_verb(verbs, "describe", "all that is known of one peer", example, show_one))
     spawn.add(partial(_verb, verbs))
@@ -83,13 +83,13 @@ def _verb(verbs: Any, name: str, words: str, example: str, run: c.Run) -> argpar
 
 def _named(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("name", metavar="NAME", help="its name or its id")
-    verb.add_argument("-c", "--circle", help="the circle to look in")
+    verb.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
 
 
 def _registers(register: argparse.ArgumentParser) -> None:
     register.add_argument("name", metavar="NAME", help="letters, digits, . _ -, at most 64")
     register.add_argument("-t", "--tmux-session", help="the tmux session it lives in")
-    register.add_argument("-c", "--circle", help="its circle (default: the daemon's choice)")
+    register.add_argument("-c", "--circle", type=c.circle, help="its circle (default: the daemon's choice)")
     register.add_argument("-p", "--path", help="the folder it works in (default: this one)")
     register.add_argument("--backend", help="claude-code, codex, gemini, opencode, antigravity, pi or mcp-http")
     register.add_argument("--role", help="agent, service, orchestrator or human (default: agent)")
@@ -99,26 +99,28 @@ def _whoami(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--register", action="store_true", help="where it is no agent: make it a peer, in this folder")
     verb.add_argument("--name", help="with --register: its name (default: the folder's)")
     verb.add_argument("--backend", help="with --register: what kind of agent it is")
-    verb.add_argument("-c", "--circle", help="with --register: its circle")
+    verb.add_argument("-c", "--circle", type=c.circle, help="with --register: its circle")
     verb.add_argument("-p", "--path", help="with --register: the folder it works in (default: this one)")
 
 
 def _claims(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("role", metavar="orchestrator", choices=["orchestrator"], help="the only role to be claimed")
     verb.add_argument("--peer", help="for whom (default: the agent whose process this is)")
-    verb.add_argument("-c", "--circle", help="the circle to look in")
+    verb.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
     verb.add_argument("-f", "--force", action="store_true", help="without effect: a fresh holder keeps the role")
 
 
 def _prunes(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-f", "--force", action="store_true", help="do not ask")
     verb.add_argument("--dry-run", action="store_true", help="only say which")
-    verb.add_argument("-c", "--circle", help="only those of this circle")
+    verb.add_argument("-c", "--circle", type=c.circle, help="only those of this circle")
 
 
 def show_list(args: argparse.Namespace) -> int:
     with c.client() as daemon:
         peers = daemon.list_peers(status=None if args.all else "online", circle=args.circle)
+        named = args.circle not in (None, "*") and not any(peer["circle"] == args.circle for peer in peers)
+        circles = {peer["circle"] for peer in daemon.list_peers()} if named else set()
     if args.json:
         c.put(c.to_json({"peers": peers}))
     elif not peers:
@@ -139,6 +141,8 @@ def show_list(args: argparse.Namespace) -> int:
         ]
         head = ("NAME", "STATUS", "CIRCLE", "ROLE", "BACKEND", "ASKS", "PATH", "DESCRIPTION")
         c.table(head, rows, {1: lambda status: STATUS_COLOURS.get(status, "bold")})
+    if circles and args.circle not in circles:
+        c.note(f"nobody is in circle {args.circle!r}; there are {c.clean(', '.join(sorted(circles)))}")
     return c.OK
 
 

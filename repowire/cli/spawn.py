@@ -20,21 +20,21 @@ def add(verb: Verb) -> None:
     new.add_argument("--backend", help="its kind, such as claude-code (default: the one that the config has)")
     new.add_argument("--command", help="instead: a command line that the config allows word for word")
     new.add_argument("--profile", help="a set of arguments that the config has a name for")
-    new.add_argument("-c", "--circle", help="its circle and its tmux session (default: default)")
+    new.add_argument("-c", "--circle", type=c.circle, help="its circle and its tmux session (default: default)")
     new.add_argument("--name", help="what it is called (default: the folder's name)")
     new.add_argument("--role", help="agent, service or orchestrator (default: agent)")
     new.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
     example = "  repowire peer restart build --dry-run\n  repowire peer restart build -m 'go on'"
     again = verb("restart", "end an agent and go on with its session, as the same peer", example, restart)
     again.add_argument("name", metavar="NAME", help="its name or its id")
-    again.add_argument("-c", "--circle", help="the circle to look in")
+    again.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
     again.add_argument("--from-peer", help="on whose behalf (default: the caller's)")
     again.add_argument("--dry-run", action="store_true", help="only say whether it could be, and by what command")
     again.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")
     example = "  repowire peer kill build\n  repowire peer kill build --circle night"
     kill = verb("kill", "end an agent that repowire started, and remove the peer", example, end)
     kill.add_argument("name", metavar="NAME", help="its name or its id")
-    kill.add_argument("-c", "--circle", help="the circle to look in")
+    kill.add_argument("-c", "--circle", type=c.circle, help="the circle to look in")
     kill.add_argument("--from-peer", help="on whose behalf (default: the caller's)")
 
 
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     )
     c.with_json(resuming)
     resuming.add_argument("session", metavar="NAME", help="a peer, for its newest session; or a session, rw-session-…")
-    resuming.add_argument("-c", "--circle", help="the circle to look for the peer in")
+    resuming.add_argument("-c", "--circle", type=c.circle, help="the circle to look for the peer in")
     resuming.add_argument("--dry-run", action="store_true", help="only say whether it could be")
     resuming.add_argument("--profile", help="a set of arguments that the config has a name for")
     resuming.add_argument("-m", "--message", help="what it is told first; - reads it from stdin")

@@ -9,6 +9,7 @@ from repowire.openapi.words import (
     COUNT,
     CURSOR,
     FLAG,
+    IDENTIFIER_TEXT,
     LIMIT,
     MOMENT,
     NEXT,
@@ -151,7 +152,7 @@ ROUTES = [
         "GET", "/messages", "messages", "All that was said, newest first.",
         query={
             "peer": free("to it or from it; default: the agent that calls, else all"),
-            "circle": free("of the recipient"),
+            "circle": {**IDENTIFIER_TEXT, "description": "of the recipient"},
             "kind": word(*KINDS_SAID),
             "state": STATE,
             "since": free("a moment in ISO-8601; UTC where it names no zone"),

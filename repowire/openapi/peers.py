@@ -27,7 +27,7 @@ from repowire.openapi.words import (
     whole,
     word,
 )
-from repowire.protocol import BACKENDS, CIRCLE_SOURCES, ROLES, TURN_STATES
+from repowire.protocol import BACKENDS, CIRCLE_SOURCES, IDENTIFIER, ROLES, TURN_STATES
 from repowire.roster import MOST
 
 CIRCLE = {"circle": free("where to look for the name")}
@@ -161,7 +161,7 @@ ROUTES = [
             "status": free("online (busy ones too), busy or offline; any other word is all"),
             "path": free("as text, or the same folder on the disk"),
             "backend": word(*BACKENDS),
-            "circle": free("* or absent: all"),
+            "circle": {"type": "string", "pattern": rf"^(\*|{IDENTIFIER.pattern})$", "description": "* or absent: all"},
             "limit": whole(1, MOST),
             "cursor": CURSOR,
         },
