@@ -61,6 +61,7 @@ class Auth:
         self._procs = procs
         self.generation = 0  # counts rotations: what an earlier token let in is to be cut
         self._hosts: set[str] = set()
+        self._address = "127.0.0.1"  # what to speak to us by; with its port once we listen
         self._callers: WeakKeyDictionary[BaseTransport, Caller] = WeakKeyDictionary()
         self._lines: WeakKeyDictionary[BaseTransport, list[tuple[int, float]]] = WeakKeyDictionary()
         self._variables: WeakKeyDictionary[BaseTransport, dict[str, str | None]] = WeakKeyDictionary()
@@ -71,6 +72,7 @@ class Auth:
         names = ["127.0.0.1", "localhost", "[::1]"]
         if host not in WILDCARDS:  # no address to speak to, though some systems take 0.0.0.0 for loopback
             names.append(f"[{host}]" if ":" in host else host.lower())
+        self._address = f"{names[0] if host in WILDCARDS else names[-1]}:{port}"
         for name in names:
             self._hosts.add(f"{name}:{port}")
             if port == 80:
@@ -134,7 +136,7 @@ class Auth:
         path, _, _ = request.raw_path.partition("?")
         hosts = headers.getall("Host", ())
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts or not path.startswith("/"):
-            raise forbidden("forbidden_host", "speak to the daemon by the address it listens on, e.g. 127.0.0.1:8377")
+            raise forbidden("forbidden_host", f"speak to the daemon by the address it listens on: {self._address}")
         if "Origin" in headers or "Sec-Fetch-Site" in headers:
             self._admit_page(request, path)
         return self._admit_token(request, path)

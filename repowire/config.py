@@ -86,6 +86,12 @@ def load(home: Path | None = None, environ: Mapping[str, str] = os.environ) -> C
     return Config(folder, **{section: made(**values[section]) for section, made in settings.SECTIONS.items()})
 
 
+def place_of(config: Config, section: str, key: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Where a setting that was read is to be changed: its variable, else the file."""
+    said = [place for *of, _, place, _ in _from_environment(environ) if of == [section, key]]
+    return said[-1] if said else str(config.config_path)
+
+
 def home_of(environ: Mapping[str, str] = os.environ) -> Path:
     """`REPOWIRE_HOME`, else `~/.repowire`; absolute."""
     return Path(os.path.abspath(os.path.expanduser(environ.get("REPOWIRE_HOME") or "~/.repowire")))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from repowire.config import Config, ConfigError
+from repowire.config import Config, ConfigError, place_of
 from repowire.settings import Approvals
 
 READ_ONLY = frozenset({"Read", "Glob", "Grep", "LS"})  # never wait, whatever a pattern says (wire.md 10.1)
@@ -97,17 +97,19 @@ def check(config: Config) -> None:
     """Raise ConfigError for an allow-rule that lets through nothing, or more than it seems to."""
     places = {"approvals": config.approvals, **_named(config.approvals)}
     for place, section in places.items():
+        where = place_of(config, "approvals", "allow" if place == "approvals" else place.split(".")[1])
         for rule in _rules(section.allow or (), place):
             if not rule.arguments and not rule.other_arguments:
                 raise ConfigError(
-                    f"{rule.place}: names no argument: name one, or other_arguments = true for any call of {rule.tool}"
+                    f"{where}: {rule.place}: names no argument: name one, or other_arguments = true for any call of"
+                    f" {rule.tool}"
                 )
             for name, pattern in rule.arguments.items():
                 literal = pattern.replace("*", "")
                 if "*" in pattern and (PLAIN.fullmatch(literal) is None or ".." in literal):
                     raise ConfigError(
-                        f"{rule.place}: {name} = {pattern!r} can never match: with a * only letters, digits and"
-                        " space _ - . / : = , @ % + can, and no `..`; without a * it is the whole value"
+                        f"{where}: {rule.place}: {name} = {pattern!r} can never match: with a * only letters, digits"
+                        " and space _ - . / : = , @ % + can, and no `..`; without a * it is the whole value"
                     )
 
 

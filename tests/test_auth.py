@@ -141,6 +141,12 @@ async def test_another_host_is_refused_everywhere(door: Door, method: str, path:
     assert door.reached == []
 
 
+async def test_who_is_refused_for_his_host_is_told_the_real_address(door: Door) -> None:
+    async with door.client.get("/health", headers={"Host": "evil.test"}) as got:
+        hint = (await got.json())["detail"]["hint"]
+    assert hint == f"speak to the daemon by the address it listens on: 127.0.0.1:{door.server.port}"
+
+
 @pytest.mark.parametrize("lines", ["Host: {host}\nHost: {host}", "Host: {host}\nHost: evil.test", "X: y"])
 async def test_two_hosts_or_none_reach_nobody(door: Door, lines: str) -> None:
     for version in ("1.0", "1.1"):

@@ -226,6 +226,21 @@ def test_a_config_that_says_less_or_more_than_it_seems_is_refused(tmp_path, text
         policy.check(config.load(tmp_path, {}))
 
 
+def test_a_refused_rule_is_named_with_its_file_or_its_variable(tmp_path, monkeypatch):
+    rules = {"approvals": 'allow = [{tool = "Bash"}]', "approvals.peers.ann": 'allow = [{tool = "Edit"}]'}
+    for section, text in rules.items():
+        (tmp_path / "config.toml").write_text(f"[{section}]\n{text}\n")
+        with pytest.raises(ConfigError) as refused:
+            policy.check(config.load(tmp_path))
+        assert str(refused.value).startswith(f"{tmp_path}/config.toml: {section}.allow[0]: names no argument")
+    monkeypatch.setenv("REPOWIRE_APPROVALS__ALLOW", '[{"tool": "Bash", "arguments": {"command": "../*"}}]')
+    (tmp_path / "config.toml").write_text("[approvals]\nallow = []\n")
+    with pytest.raises(ConfigError) as refused:
+        policy.check(config.load(tmp_path))
+    variable = "environment variable REPOWIRE_APPROVALS__ALLOW"
+    assert str(refused.value).startswith(f"{variable}: approvals.allow[0]: command = '../*' can never match")
+
+
 def test_the_environment_says_the_same(tmp_path):
     environ = {
         "REPOWIRE_APPROVALS__GATED_TOOLS": "Bash, mcp__*",

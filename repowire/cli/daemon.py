@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         "Run the daemon of a home here, or --detach it; stop, restart or look at the one that runs.",
         "  repowire daemon --detach\n  repowire daemon stop",
     )
-    made.add_argument("verb", nargs="?", choices=("stop", "status", "restart"), help="without one: start")
+    made.add_argument("verb", nargs="?", type=verb, choices=("stop", "status", "restart"), help="without one: start")
     made.add_argument("--host", help="TCP address to listen on (default: the config's, 127.0.0.1)")
     made.add_argument("--port", type=port, help="TCP port, 0 for a free one (default: the config's, 8377)")
     made.add_argument("--home", type=Path, help="the folder of its files (default: REPOWIRE_HOME or ~/.repowire)")
@@ -38,6 +38,13 @@ def main(argv: list[str]) -> int:
     made.add_argument("--json", action="store_true", help='one JSON line when it serves: {"ready": true, "port": …}')
     verbs = {None: start, "stop": stop, "restart": restart, "status": status.show}
     return c.run(made, argv[1:], lambda args: verbs[args.verb](args))
+
+
+def verb(text: str) -> str:
+    """As given; what starts it elsewhere is nothing here."""
+    if text == "start":
+        raise argparse.ArgumentTypeError("`repowire daemon` starts it, with --detach in the background")
+    return text
 
 
 def port(text: str) -> int:
