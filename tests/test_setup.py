@@ -421,6 +421,31 @@ def test_a_reader_that_leaves_keeps_no_setup_from_being_done(home: Home, unread:
     assert (done.returncode, done.stderr, home.files()) == (0, "", before)
 
 
+@pytest.mark.parametrize("verb", ["setup", "uninstall"])
+def test_a_full_device_ends_in_one_line_that_says_what_was_done(home: Home, verb: str) -> None:
+    """Before the diff was shown nothing is done; after it all is, though nobody can be told on stdout."""
+    if verb == "uninstall":
+        assert home.run("setup", "claude-code", "--yes").returncode == 0
+    before = home.files()
+    with open("/dev/full", "wb") as full:
+        done = home.run(verb, "claude-code", "--yes", stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (
+        1,
+        "repowire: nothing was changed: stdout cannot be written (No space left on device)\n",
+    )
+    assert home.files() == before
+
+
+def test_what_was_written_is_not_denied_where_its_report_cannot_be(home: Home) -> None:
+    with open("/dev/full", "wb") as full:
+        done = home.run("setup", "claude-code", "--yes", "--json", stdout=full.fileno())
+        said = "repowire: the settings were written, but stdout cannot be (No space left on device)\n"
+        assert (done.returncode, done.stderr) == (1, said)
+        assert home.run("setup", "claude-code", "--check").returncode == 0
+        done = home.run("setup", "claude-code", "--yes", stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (1, "repowire: stdout: No space left on device\n")
+
+
 def test_who_left_before_the_end_of_the_diff_is_not_asked(home: Home, unread: int) -> None:
     before = home.files()
     ours, theirs = pty.openpty()

@@ -86,9 +86,13 @@ def to_json(value: object) -> str:
 def put(text: str) -> None:
     """A line on stdout, at once: the reader may be a script that waits for it."""
     data = (text + "\n").encode("utf-8", "backslashreplace")
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as exc:
+        exc.filename = "stdout"
+        raise
 
 
 @contextmanager
@@ -103,6 +107,20 @@ def before_it_is_done(*, asks: bool = False) -> Iterator[None]:
         unread()
         if asks:
             fail("nothing was changed: what would be was not read to its end")
+
+
+@contextmanager
+def printing(otherwise: str) -> Iterator[None]:
+    """Around what is only printed: a device that takes no more ends the command with these words about what was done.
+
+    A reader that leaves is none.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        fail(f"{otherwise} ({exc.strerror or exc})")
 
 
 def unread() -> None:

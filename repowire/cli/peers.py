@@ -242,7 +242,8 @@ def prune(args: argparse.Namespace) -> int:
         if not found["pruned"]:
             return _done(args, found, "nobody is offline: nothing to prune")
         if not args.json:
-            with c.before_it_is_done(asks=not (args.force or args.dry_run)):
+            no_room = c.printing("nothing was changed: stdout cannot be written")
+            with c.before_it_is_done(asks=not (args.force or args.dry_run)), no_room:
                 _show_pruned(found["pruned"])
         if args.dry_run:
             return _done(args, found, "nothing was changed: --dry-run")

@@ -91,6 +91,15 @@ def setup(args: argparse.Namespace) -> int:
     changed = apply(args, lambda part: edit(part, lambda text: part.add(text, program)))
     for path in turned_off():
         c.note(f"{path}: disableAllHooks is true: no hook runs, and no tool waits for you, until you take it out")
+    if not changed or args.dry_run:
+        _report(args, program, changed)
+    else:
+        with c.printing("the settings were written, but stdout cannot be"):
+            _report(args, program, changed)
+    return c.OK
+
+
+def _report(args: argparse.Namespace, program: claude.Program, changed: list[str]) -> None:
     if args.json:
         approvals = program.gated is not None
         c.put(c.to_json({"agent": args.agent, "approvals": approvals, "changed": changed, "dry_run": args.dry_run}))
@@ -105,7 +114,6 @@ def setup(args: argparse.Namespace) -> int:
                 c.put(
                     "what a skill runs by itself (!`…` in its text) does not: for that put Skill into gated_tools too"
                 )
-    return c.OK
 
 
 def uninstall(args: argparse.Namespace) -> int:
@@ -142,7 +150,8 @@ def apply(args: argparse.Namespace, plan: Callable[[Part], Edit | None]) -> list
     if not changing:
         return []
     if not args.json:
-        with c.before_it_is_done(asks=not (args.yes or args.dry_run)):
+        no_room = c.printing("nothing was changed: stdout cannot be written")
+        with c.before_it_is_done(asks=not (args.yes or args.dry_run)), no_room:
             for _, edit in changing:
                 show(edit)
     if not args.dry_run:
