@@ -201,7 +201,8 @@ class Mesh:
         except (self.db.conn.Error, StoreError) as error:
             transaction.__exit__(type(error), error, None)
             self.memo.clear()
-            turn.lost = error
+            turn.lost = error.with_traceback(None)  # whose frames would keep the changes, as long as it is not told
+            turn.changes = _NOTHING
             for nudge in turn.hopeful:
                 nudge.ring()
             if self.shared:

@@ -3,9 +3,11 @@
 import asyncio
 import contextvars
 import errno
+import gc
 import math
 import os
 import threading
+import weakref
 
 import pytest
 from conftest import until_async
@@ -358,6 +360,31 @@ async def test_a_loss_is_told_though_the_same_task_changed_something_since(share
     assert (refused.value.status, keys(shared)) == (503, ["b"])
     keep(shared, "c")
     await shared.on_disk()
+
+
+async def test_a_loss_that_nobody_asks_for_keeps_nothing_of_its_changes_in_memory(shared, monkeypatch):
+    """A task that lasts, such as a socket's, may never ask."""
+
+    class Heavy:
+        def __call__(self):
+            raise AssertionError("it was lost")
+
+    def losing():
+        heavy = Heavy()
+        with shared.change() as change:
+            write(change, "a")
+            change.after(heavy)
+        return weakref.ref(heavy)
+
+    monkeypatch.setattr(shared.db, "_transaction", Broken(shared.db))
+    heavy = losing()
+    shared.commit()
+    monkeypatch.undo()
+    keep(shared, "b")
+    gc.collect()
+    assert heavy() is None
+    with pytest.raises(Refusal):
+        await shared.on_disk()
 
 
 async def test_a_lost_turn_empties_the_memory_of_rows(shared):
