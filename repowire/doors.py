@@ -55,7 +55,7 @@ class Door:
         self.due: Due | None = None  # where it says that something was put in, while it is the peer's door
         self.retry_at = 0.0  # unix seconds; what was handed back is not tried before
         self.in_flight: dict[str, str] = {}  # leased and not receipted, where receipts are promised: delivery to trace
-        self.unproved = False  # something was put into it whose receipt is not promised
+        self.unproved: list[float] = []  # unix seconds at which it was given what no receipt is promised of
         self.handed_at: float | None = None  # unix seconds of the newest receipt
 
     def put(self, item: Any) -> None:

@@ -112,7 +112,7 @@ def deliver_now(change: Change, delivery: Delivery) -> Delivery:
     if door.receipts:
         door.in_flight[now.delivery_id] = now.trace
     else:
-        door.unproved = True
+        door.unproved.append(change.now)
     change.after(partial(door.put, now))
     return now
 

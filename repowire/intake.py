@@ -143,8 +143,8 @@ def _expect(door: Door, delivery: Delivery) -> None:
     """A receipt, where one is promised; published hooks receipt no broadcast."""
     if door.remembers or (door.receipts and delivery.kind != "broadcast"):
         door.in_flight[delivery.delivery_id] = delivery.trace
-    else:
-        door.unproved = True
+    elif delivery.leased_at is not None:
+        door.unproved.append(delivery.leased_at)
 
 
 def _put_straight(straight: Iterable[tuple[Door, Delivery]]) -> None:

@@ -43,6 +43,8 @@ def tick(mesh: Mesh) -> float:
             for one in (Delivery.of(row) for row in stale):
                 if one.delivery_id in unwritten:  # behind what a slow reader is being written: its lease begins then
                     change.db.execute("UPDATE deliveries SET leased_at = ? WHERE seq = ?", (now, one.seq))
+                    if (door := mesh.doors.of(one.peer_id)) is not None and one.delivery_id not in door.in_flight:
+                        door.unproved.append(now)
                 elif (one.leased_by or "").startswith(PICKUP):
                     deliveries.release(change, [one], "not_confirmed")
                 else:
@@ -56,6 +58,8 @@ def tick(mesh: Mesh) -> float:
     for door in mesh.doors:
         if door.remembers:
             _recount(mesh.db.conn, door)
+        elif door.unproved:
+            door.unproved = [at for at in door.unproved if at > now - lease_seconds]  # the others are unknown by now
     return 0.0 if len(stale) == 500 or len(late) == 500 else _next(mesh, now, lease_seconds)
 
 

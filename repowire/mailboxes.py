@@ -149,7 +149,7 @@ def _lease_for(mesh: Mesh, door: Door) -> list[Delivery]:
     if door.receipts:
         door.in_flight.update((one.delivery_id, one.trace) for one in found)
     elif found:
-        door.unproved = True
+        door.unproved.append(change.now)
     return found
 
 
@@ -291,8 +291,8 @@ def _shut(mesh: Mesh, door: Door) -> None:
         receipts.take(change)
         if unwritten:
             deliveries.release(change, unwritten, "way_closed")
-        if not door.remembers and (door.unproved or door.in_flight):
-            deliveries.lost(change, door.peer_id, door.holder)
+        if not door.remembers:
+            deliveries.lost(change, door.peer_id, door.holder, tuple(door.in_flight), door.unproved)
         if door.handed_at is not None:
             change.db.execute("UPDATE peers SET handed_at = ? WHERE peer_id = ?", (door.handed_at, door.peer_id))
 

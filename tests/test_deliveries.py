@@ -92,6 +92,59 @@ async def test_what_waits_behind_a_slow_write_does_not_become_unknown(mesh, ben,
     ]
 
 
+@pytest.mark.parametrize("promised", [False, True])
+async def test_what_a_way_without_memory_was_given_is_unknown_when_it_ends(mesh, ben, clock, promised):
+    """What waited, what went straight through, and its copy of a broadcast, each at a moment of its own."""
+    waits = queue(mesh, ben, "waits")
+    door = Door(ben.peer_id, "socket:a", receipts=promised)
+    mesh.doors.open(door)
+    far = Far()
+    worker = mailboxes.Worker(mesh, door, far)
+    worker.begin()
+    await until_async(lambda: door.clear)
+    clock.advance(1)
+    straight = queue(mesh, ben, "straight")
+    clock.advance(1)
+    with mesh.change() as change:
+        frame = {"type": "broadcast", "from_peer": "ann", "text": "copy"}
+        (copy,), _ = intake.queue_all(
+            change, [ben.peer_id], frame, trace="bcast-1", from_peer_id=None, expires_at=change.now + 9, most=MOST
+        )
+    await until_async(lambda: far.got == ["waits", "straight", "copy"])
+    leases.tick(mesh)
+    assert [state(mesh, one)[0] for one in (waits, straight, copy)] == ["leased"] * 3
+    await worker.end()
+    assert [state(mesh, one) for one in (waits, straight, copy)] == [
+        ("unknown", "the socket closed before a receipt came")
+    ] * 3
+
+
+async def test_the_moments_of_what_ran_out_are_forgotten(mesh, ben, clock):
+    queue(mesh, ben)
+    way = Way(mesh, ben, Far())
+    await way.until_clear()
+    assert way.door.unproved == [clock.now()]
+    clock.advance(mesh.config.daemon.delivery_lease_seconds + 1)
+    queue(mesh, ben)
+    leases.tick(mesh)
+    assert way.door.unproved == [clock.now()]
+    await way.end()
+
+
+async def test_a_way_that_ends_reads_no_lease_of_others(mesh, ben):
+    """A thousand sockets that close at once would each read what all of them were given."""
+    said = []
+    mesh.db.conn.set_trace_callback(said.append)
+    with mesh.change() as change:
+        deliveries.lost(change, ben.peer_id, "socket:a", ["notif-delivery-1"], [1.5])
+    mesh.db.conn.set_trace_callback(None)
+    looks = [one for one in said if one.startswith("SELECT")]
+    assert len(looks) == 2
+    for words in looks:
+        (plan,) = [row["detail"] for row in mesh.db.conn.execute(f"EXPLAIN QUERY PLAN {words}")]
+        assert "(leased_at=? AND peer_id=?)" in plan or "(delivery_id=?)" in plan
+
+
 async def test_what_ended_is_forgotten_after_its_time_and_what_waits_is_not(mesh, ben, clock):
     config = mesh.config.daemon
     kept = max(config.ask_ttl_seconds, config.delivery_queue_ttl_seconds) + deliveries.KEPT_SECONDS
@@ -295,6 +348,9 @@ class Far:
     got: list[str] = field(default_factory=list)
     ends_after: int | None = None
     never_written: bool = False
+
+    def abort(self) -> None:
+        """Nothing is behind it."""
 
     async def hand(self, one: Delivery) -> bool:
         await asyncio.sleep(0)
