@@ -134,6 +134,7 @@ def test_a_claude_whose_hooks_nobody_heard_is_told_what_waits(
     town.user.change_settings(hooks={})
     before = set(town.tmux.run("list-panes", "-a", "-F", "#{pane_id}").split())
     if killed:
+        town.without_mcp()
         monkeypatch.setitem(town.live.environ, "REPOWIRE_SPAWN__SETTLE_SECONDS", "60")
         town.allow(town.ben)
     with ThreadPoolExecutor(1) as pool:
