@@ -489,7 +489,11 @@ class TmuxServer:
     environ: dict[str, str]
 
     def run(self, *arguments: str, stdin: bytes | None = None) -> str:
-        """One tmux command; its output without the last newline."""
+        """One tmux command; its output without the last newline. After `kill-server` the server is gone.
+
+        A client that comes while it goes meets it, and is told that it exited unexpectedly.
+        """
+        ending = int(self.run("display-message", "-p", "#{pid}")) if arguments == ("kill-server",) else None
         done = subprocess.run(
             ["tmux", "-S", str(self.socket), "-f", "/dev/null", *arguments],
             input=stdin,
@@ -500,6 +504,8 @@ class TmuxServer:
             check=False,
         )
         assert done.returncode == 0, f"tmux {arguments}: {done.stderr.decode(errors='replace')}"
+        if ending is not None:
+            until(lambda: gone(ending))
         return done.stdout.decode(errors="replace").removesuffix("\n")
 
     def window(self, *command: str, cwd: Path | None = None, **environ: str) -> str:
