@@ -196,7 +196,7 @@ class Mesh:
             transaction.__exit__(None, None, None)
             turn.number = self.db.committed
             self._committed_at, self._crowded = time.monotonic(), len(changes) > 1
-            if turn.waiters or (changes and changes[-1].afterwards):  # somebody will wait: the disk may begin
+            if turn.waiters:
                 self.db.sync_now()
         except (self.db.conn.Error, StoreError) as error:
             transaction.__exit__(type(error), error, None)
