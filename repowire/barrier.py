@@ -43,7 +43,7 @@ class Barrier:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._calls: list[tuple[int, Callable[[BaseException | None], None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # which hears the bell
-        self._hears, self._bell = os.pipe()  # call_soon_threadsafe does the same, at three times the price
+        self._hears, self._bell = os.pipe()  # call_soon_threadsafe does the same, at nearly twice the price
         os.set_blocking(self._hears, False)
         os.set_blocking(self._bell, False)
         self._told = False  # on_failure was called

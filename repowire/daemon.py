@@ -399,7 +399,7 @@ def main(config: Config, *, json: bool = False, check: Check | None = None) -> i
     level = config.daemon.log_level.upper()
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
-    bytes(2 * RECEIVED_BYTES)
+    bytes(2 * RECEIVED_BYTES)  # made and freed: see there
     gc.freeze()  # what is imported stays: the collector need not look at it
     gc.set_threshold(*GC_THRESHOLD)
     return asyncio.run(serve(config, as_json=json, check=check))
