@@ -128,7 +128,6 @@ class Doors:
         # written, and no receipt yet: delivery to its trace, and when, in unix seconds and in monotonic ones
         self.sent: dict[str, tuple[str, float, float]] = {}
         self.noting: asyncio.TimerHandle | None = None  # the one timer that has both noted
-        self._waiting: dict[str, list[Nudge]] = {}  # by delivery, of who waits until it is written
 
     def of(self, peer_id: str) -> Door | None:
         """The peer's door, if one is open."""
@@ -144,24 +143,6 @@ class Doors:
         door.due = None
         if self._open.get(door.peer_id) is door:
             del self._open[door.peer_id]
-
-    def listen(self, delivery_id: str) -> Nudge:
-        """A bell that rings when something became of a message that was put into a door; see `leave`."""
-        nudge = Nudge()
-        self._waiting.setdefault(delivery_id, []).append(nudge)
-        return nudge
-
-    def leave(self, delivery_id: str, nudge: Nudge) -> None:
-        """Whoever listened has heard enough."""
-        waiting = self._waiting[delivery_id]
-        waiting.remove(nudge)
-        if not waiting:
-            del self._waiting[delivery_id]
-
-    def tell(self, delivery_id: str) -> None:
-        """Something became of this one: it was written, or will not be soon."""
-        for nudge in self._waiting.get(delivery_id, ()):
-            nudge.ring()
 
     def __iter__(self) -> "Iterator[Door]":
         return iter(list(self._open.values()))

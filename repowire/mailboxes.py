@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -164,7 +165,7 @@ async def _write(mesh: Mesh, door: Door, batch: list[Delivery], hand: Hand) -> N
         door.in_hand = None
         if done and door.way != "channel":  # of which `handed` is said at once, and which is no WebSocket
             mesh.announce("delivery.sent", **_sent(delivery))
-        mesh.doors.tell(delivery.delivery_id)
+        mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
 def _sent(delivery: Delivery) -> dict[str, Any]:
@@ -221,7 +222,8 @@ def _write_at_once(mesh: Mesh, doors: list[Door]) -> None:
                 written.append(unwritten.pop(0))
     finally:  # also where a door has a fault: whoever waits for what left before is told
         for delivery in written:
-            mesh.doors.tell(delivery.delivery_id)
+            if mesh.bus.heard(topic := _written_topic(delivery.delivery_id)):  # nobody waits for a broadcast's copy
+                mesh.bus.publish(topic)
         _say_sent(mesh, written)
 
 
@@ -276,7 +278,7 @@ def _wake(mesh: Mesh, door: Door) -> None:
     """Whoever waits for something in the door looks at it now."""
     for delivery in (door.in_hand, *door.unwritten, *door.items):
         if delivery is not None:
-            mesh.doors.tell(delivery.delivery_id)
+            mesh.bus.publish(_written_topic(delivery.delivery_id))
 
 
 def _shut(mesh: Mesh, door: Door) -> None:
@@ -303,22 +305,16 @@ async def written(mesh: Mesh, delivery: Delivery) -> Delivery:
     A peer that does not read, or has much to read first, is not waited for longer than WRITE_SECONDS: the message stays
     in the mailbox and the reply says that.
     """
-    nudge = mesh.doors.listen(delivery.delivery_id)
-    try:
+    with mesh.bus.listen(_written_topic(delivery.delivery_id)) as nudge:
         return await _until_written(mesh, delivery, nudge)
-    finally:
-        mesh.doors.leave(delivery.delivery_id, nudge)
 
 
 async def all_written(mesh: Mesh, batch: Sequence[Delivery]) -> list[Delivery]:
     """`written` for several at once. Listens to all of them before any other task runs."""
-    nudges = [mesh.doors.listen(one.delivery_id) for one in batch]
-    try:
+    with ExitStack() as listening:
+        nudges = [listening.enter_context(mesh.bus.listen(_written_topic(one.delivery_id))) for one in batch]
         waiting = (_until_written(mesh, one, nudge) for one, nudge in zip(batch, nudges, strict=True))
         return await asyncio.gather(*waiting)
-    finally:
-        for one, nudge in zip(batch, nudges, strict=True):
-            mesh.doors.leave(one.delivery_id, nudge)
 
 
 async def _until_written(mesh: Mesh, delivery: Delivery, nudge: Nudge) -> Delivery:
@@ -338,6 +334,10 @@ async def _until_written(mesh: Mesh, delivery: Delivery, nudge: Nudge) -> Delive
         return delivery if straight else delivery._replace(state=LEASED, reason=None)
     found = deliveries.load(mesh.db.conn, delivery.delivery_id)  # the way may have ended in the middle of a write
     return found if found.state != LEASED else delivery._replace(state=QUEUED, reason="slow_reader")
+
+
+def _written_topic(delivery_id: str) -> str:
+    return f"written:{delivery_id}"
 
 
 # -- receipts ------------------------------------------------------------------

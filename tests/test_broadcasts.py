@@ -1,8 +1,11 @@
 """messages.py: /broadcast reaches whom it should, once each, and says honestly whom it did not."""
 
-import pytest
+import asyncio
 
-from repowire import intake
+import pytest
+from conftest import until_async
+
+from repowire import intake, mailboxes
 
 
 @pytest.fixture
@@ -91,3 +94,30 @@ async def test_its_trace_shows_every_delivery(both, town):
 async def test_exclude_is_a_list_of_names(both):
     got = await both.post("/broadcast", expect=422, text="x", exclude=[1])
     assert got["detail"]["field"] == "exclude"
+
+
+async def test_a_broadcast_leaves_others_their_turn_and_each_peer_its_order(api, monkeypatch):
+    mesh = api.mesh
+    mesh.shared = True
+    sockets = [await api.connect(f"p{n}", path=f"/src/p{n}") for n in range(5)]
+    await until_async(lambda: all(door.resting for door in mesh.doors))
+    slices, write = [], mailboxes._write_at_once
+    frame = {"type": "notify", "from_peer": "x", "text": "in between"}
+
+    def note():
+        with mesh.change() as change:
+            for socket in (sockets[0], sockets[-1]):
+                intake.queue(change, socket.peer_id, frame, expires_at=change.now + 60, most=10)
+
+    def write_and_note(mesh, doors):
+        slices.append(len(doors))
+        write(mesh, doors)
+        if len(slices) == 1:
+            asyncio.get_running_loop().call_soon(note)
+
+    monkeypatch.setattr(mailboxes, "SLICE", 2)
+    monkeypatch.setattr(mailboxes, "_write_at_once", write_and_note)
+    await api.post("/broadcast", text="all hands")
+    assert [(await socket.next())["text"] for socket in sockets] == ["all hands"] * 5
+    assert [(await socket.next())["text"] for socket in (sockets[0], sockets[-1])] == ["in between"] * 2
+    assert slices == [2, 2, 1, 2]

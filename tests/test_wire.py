@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 import pytest
@@ -411,6 +412,35 @@ async def test_a_fault_after_the_headers_cuts_the_connection_and_is_logged(api, 
             with pytest.raises(aiohttp.ClientPayloadError):
                 await response.content.read()
     assert [one.getMessage().startswith("err-") for one in caplog.records] == [True]
+
+
+REQUESTS = ["GET 1.1", "GET 1.1", "HEAD 1.1", "GET 1.1", "GET 1.0 keep-alive", "GET 1.1 close"]
+
+
+@pytest.mark.parametrize("last", ["GET 1.1 close", "GET 1.0"])
+@pytest.mark.parametrize("peers_there", [0, 1, 100])
+async def test_a_reply_is_whole_however_it_is_asked_for(api, last, peers_there):
+    """Small, and too large to be sent in one write; one request after the other, all of them sent at once."""
+    for n in range(peers_there):
+        await api.post("/peers", name=f"ben{n}", path="/src/ben")
+    expected = (await api.request("GET", "/peers")).body
+    assert (len(expected) > wire.WHOLE_BYTES) == (peers_there == 100)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.server.port)
+    asked = [*REQUESTS[:-1], last]
+    for method, version, *connection in map(str.split, asked):
+        writer.write(f"{method} /peers HTTP/{version}\r\nHost: 127.0.0.1:{api.client.server.port}\r\n".encode())
+        writer.write(f"Authorization: Bearer {api.token}\r\n".encode())
+        writer.write(f"Connection: {connection[0]}\r\n\r\n".encode() if connection else b"\r\n")
+    for method, version, *connection in map(str.split, asked):
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        assert status == f"HTTP/{version} 200 OK"
+        assert (headers["Content-Type"], headers["Content-Length"]) == ("application/json", str(len(expected)))
+        assert abs(parsedate_to_datetime(headers["Date"]) - datetime.now(UTC)).total_seconds() < 60
+        assert headers.get("Connection") == (connection[0] if connection else None)
+        assert method == "HEAD" or len(await reader.readexactly(len(expected))) == len(expected)
+    assert await asyncio.wait_for(reader.read(), 5) == b"", "the last one ends the connection"
+    writer.close()
 
 
 async def test_a_client_that_sends_and_does_not_read_waits_for_itself(api):
