@@ -11,7 +11,7 @@ from repowire import __version__
 from repowire.barrier import StoreError
 from repowire.config import Config, read_lock
 
-NAMED_SECONDS = 0.5  # how long a refused daemon looks for the name of the one that serves
+NAMED_SECONDS = 0.5  # how long the lock is tried while nobody who runs stands in it
 
 
 class HomeBusy(Exception):
@@ -51,20 +51,18 @@ def lock_home(config: Config) -> Lock:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise _busy(config.home) from None
-    return Lock(descriptor)
-
-
-def _busy(home: Path) -> HomeBusy:
-    """Names who holds the lock. It writes itself down a moment after it has it; until then a dead one stands there."""
     deadline = time.monotonic() + NAMED_SECONDS
-    while not _runs((about := read_lock(home) or {}).get("pid")) and time.monotonic() < deadline:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return Lock(descriptor)
+        except BlockingIOError:
+            about = read_lock(config.home) or {}
+            if _runs(about.get("pid")) or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise HomeBusy(config.home, about.get("pid"), about.get("port")) from None
+        # A daemon writes itself down a moment after it has the lock, and who only looks (`status`) has it for a moment.
         time.sleep(NAMED_SECONDS / 100)
-    return HomeBusy(home, about.get("pid"), about.get("port"))
 
 
 def _runs(pid: object) -> bool:

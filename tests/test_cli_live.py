@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Live, gone, until
+from conftest import Live, end_daemons, gone, until
 
 from repowire.config import read_lock
 
@@ -322,6 +322,19 @@ def test_the_life_of_a_detached_daemon(home: Live) -> None:
     assert json.loads(stopped.stdout) == {"stopped": True, "pid": json.loads(again.stdout)["pid"]}
     assert gone(json.loads(again.stdout)["pid"])
     assert stat.S_IMODE((home.home / "daemon.log").stat().st_mode) == 0o600
+
+
+def test_starters_at_the_same_moment_all_name_one_daemon_and_no_other_comes_after_its_end(home: Live) -> None:
+    home.home.mkdir(mode=0o700)
+    command = home.command("daemon", "--detach", "--port", "0", "--json")
+    starters = [
+        subprocess.Popen(command, env=home.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)
+    ]
+    said = [(*one.communicate(timeout=40), one.returncode) for one in starters]
+    assert [(code, err) for _, err, code in said] == [(0, b"")] * 4
+    (pid,) = {json.loads(out)["pid"] for out, _, _ in said}
+    assert home.cli("daemon", "stop").returncode == 0
+    assert (gone(pid), end_daemons(home.home.parent)) == (True, [])
 
 
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(live: Live) -> None:

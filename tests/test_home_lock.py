@@ -1,8 +1,10 @@
 """home_lock.py: the home is held by one daemon, and free again whatever ends it."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,14 @@ def test_a_killed_holder_leaves_the_home_free(tmp_path: Path) -> None:
         "pid": os.getpid(), "host": None, "port": None, "started_at": None, "version": __version__,
     }  # fmt: skip
     lock.release()
+
+
+def test_who_only_looks_whether_a_daemon_runs_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config.Config(tmp_path)
+    lock_home(settings).release()
+    looks = os.open(settings.lock_path, os.O_RDWR)
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: os.close(looks))  # it leaves while the starter waits
+    lock_home(settings).release()

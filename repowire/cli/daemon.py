@@ -88,7 +88,7 @@ def detach(settings: config.Config, *, as_json: bool) -> int:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=settings.home
         )
-        ready = wait_ready(child, read)
+        ready = wait_ready(child, read, settings)
     if ready is None:
         return c.FAILED
     if as_json:
@@ -100,9 +100,13 @@ def detach(settings: config.Config, *, as_json: bool) -> int:
     return c.OK
 
 
-def wait_ready(child: "subprocess.Popen[bytes]", log: BinaryIO) -> c.Json | None:
-    """The ready line that the child wrote to its log; None when it ended or took too long, which is said."""
-    deadline, written = time.monotonic() + START_SECONDS, b""
+def wait_ready(child: "subprocess.Popen[bytes]", log: BinaryIO, settings: config.Config) -> c.Json | None:
+    """The ready line that stands in the log; None when the child ended or took too long, which is said.
+
+    The daemon of another starter may have been faster. Its line counts, and is waited for, once the child that it
+    refuses has ended: a child still on its way would take the home of a daemon that is stopped at once.
+    """
+    deadline, written, other, over = time.monotonic() + START_SECONDS, b"", None, False
     while time.monotonic() < deadline:
         ended = child.poll() is not None
         written += log.read()
@@ -110,9 +114,14 @@ def wait_ready(child: "subprocess.Popen[bytes]", log: BinaryIO) -> c.Json | None
             if raw.startswith(b'{"ready"'):
                 with suppress(ValueError):  # half a line: the rest is on its way
                     ready: c.Json = json.loads(raw)
-                    return ready
-        if ended:
+                    if ready["pid"] == child.pid:
+                        return ready
+                    other = ready
+        if ended and other is not None:
+            return other
+        if over:
             break
+        over = ended and (holder(settings) or {"port": 0}).get("port") is not None  # nobody is starting any more
         time.sleep(LOOK_SECONDS)  # a growing file tells nobody: look again until the deadline
     else:
         child.terminate()
