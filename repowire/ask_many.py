@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, idempotency, mailboxes, peers, wire
+from repowire import asks, callers, deliveries, idempotency, mailboxes, names, peers, wire
 from repowire.asks import Ask, Draft
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
@@ -111,7 +111,7 @@ def open_all(change: Change, mesh: Mesh, plan: Plan) -> tuple[Group, list[tuple[
     met: set[str] = set()
     for name in dict.fromkeys(plan.to_peers):
         try:
-            target = peers.meant(change, name, plan.draft.circle)
+            target = names.meant(change, name, plan.draft.circle)
             if target.peer_id in met:
                 continue
             met.add(target.peer_id)

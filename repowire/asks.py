@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import callers, choices, deliveries, idempotency, intake, mailboxes, peers, wire
+from repowire import callers, choices, deliveries, idempotency, intake, mailboxes, names, peers, wire
 from repowire.choices import Answer, Question
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
@@ -191,7 +191,7 @@ def open_ask(change: Change, mesh: Mesh, draft: Draft, parent_id: str | None = N
     404 and 409 for the recipient, 403 across circles, 503 `no_live_transport` when nobody would get it now and it was
     not asked to be kept (wire.md 16, row 12), 429 when the mailbox is full.
     """
-    target = peers.meant(change, draft.to_peer, draft.circle)
+    target = names.meant(change, draft.to_peer, draft.circle)
     sender = peers.sender(change, draft.from_peer, target.circle)
     peers.check_circle(sender, target, bypass=draft.bypass_circle)
     if not (draft.keep_if_offline or mesh.doors.of(target.peer_id) or keeps_asks(target)):

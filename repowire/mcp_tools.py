@@ -130,6 +130,7 @@ async def ask(call: Call) -> str:
         keep_if_offline=given.choice("if_offline", ("queue", "refuse"), "refuse") == "queue",
     )
     with call.mesh.change() as change:
+        replies.check_reply_to(change, draft, call.peer)
         opened, _ = asks.open_ask(change, call.mesh, draft)
     return opened.correlation_id
 

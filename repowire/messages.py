@@ -13,7 +13,20 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, deliveries, idempotency, intake, mailboxes, peers, receipts, sessions, traces, wire
+from repowire import (
+    asks,
+    callers,
+    deliveries,
+    idempotency,
+    intake,
+    mailboxes,
+    names,
+    peers,
+    receipts,
+    sessions,
+    traces,
+    wire,
+)
 from repowire.clock import new_id
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, invalid, not_found
@@ -112,7 +125,7 @@ def as_message(db: Connection, delivery: Delivery) -> dict[str, Any]:
 
 def notify(change: Change, mesh: Mesh, note: Note) -> tuple[Delivery, Peer | None, Peer]:
     """Put a note into the recipient's mailbox; returns its delivery, the sender if known, and the recipient."""
-    target = peers.meant(change, note.to_peer, note.circle)
+    target = names.meant(change, note.to_peer, note.circle)
     sender = peers.sender(change, note.from_peer, target.circle)
     peers.check_circle(sender, target, bypass=note.bypass_circle)
     config = mesh.config.daemon

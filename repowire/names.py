@@ -81,6 +81,13 @@ def ensure_human(change: Change) -> Peer:
     return peer
 
 
+def meant(change: Change, name: str, circle: str | None = None) -> Peer:
+    """Whom a message is for. The human is there before its first use too: agents ask first, as often as not."""
+    if name == HUMAN:
+        ensure_human(change)
+    return peers.meant(change, name, circle)
+
+
 def keep_for_human(change: Change, wanted: str, role: str) -> None:
     """The human's name is the human's, before its first use too: to be called before another role may get it."""
     if wanted == HUMAN and role != HUMAN:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from repowire import asks, peers, presence, replies, wire
+from repowire import asks, names, presence, replies, wire
 from repowire.asks import Ask, Draft
 from repowire.errors import Refusal
 from repowire.mesh import MESH, Mesh
@@ -23,7 +23,7 @@ def _open(mesh: Mesh, draft: Draft) -> tuple[Ask | None, dict[str, Any]]:
     """The ask, or what to say instead: a peer that is busy or away is not asked."""
     with mesh.change() as change:
         try:
-            target = peers.meant(change, draft.to_peer, draft.circle)
+            target = names.meant(change, draft.to_peer, draft.circle)
             status = presence.of(change.db, target.peer_id)
             if status != presence.ONLINE:
                 return None, _said(error=f"{target.display_name} is {status}; ask it instead", status=status)

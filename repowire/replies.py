@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, choices, deliveries, intake, mailboxes, peers, questions, receipts, wire
-from repowire.asks import Ask, wait_topic
+from repowire import asks, callers, choices, deliveries, intake, mailboxes, names, peers, questions, receipts, wire
+from repowire.asks import Ask, Draft, wait_topic
 from repowire.choices import Answer
 from repowire.deliveries import Delivery
 from repowire.errors import Refusal, forbidden, gone, invalid
@@ -85,6 +85,19 @@ def _say(
 def _in_words(ask: Ask, said: Answer, attachments: tuple[dict[str, Any], ...]) -> Reply:
     question = ask.structured
     return Reply(choices.said(question, said) if question else None, attachments, said)
+
+
+def check_reply_to(change: Change, draft: Draft, asker: Peer) -> None:
+    """Refuse an ask that is to answer another one and would not: 404 and 422, with what to do instead."""
+    if draft.reply_to is None:
+        return
+    first, target = asks.load(change.db, draft.reply_to), names.meant(change, draft.to_peer, draft.circle)
+    name = first.correlation_id
+    if (first.to_peer_id, first.from_peer_id) != (asker.peer_id, target.peer_id):
+        way = f"from {first.to_peer} to {first.from_peer}"
+        raise invalid("reply_to", f"{name} is answered only by an ask {way}; ask without reply_to")
+    if first.closed_at is not None:
+        raise invalid("reply_to", f"{name} is closed already ({first.close_reason}); ask without reply_to")
 
 
 def _answer(

@@ -64,7 +64,7 @@ def test_a_peer_moves_to_another_circle_and_an_unknown_one_is_told(live, run):
     run("peer", "circle", "ann", "night")
     assert json.loads(run("peer", "describe", "ann", "--json").stdout)["circle"] == "night"
     assert "did you mean ann" in run("peer", "circle", "anm", "night", code=1).stderr
-    assert "circle" in run("peer", "circle", "ann", "not one", code=1).stderr
+    assert "circle" in run("peer", "circle", "ann", "not one", code=2).stderr
     run("peer", "touch", "ann")
 
 

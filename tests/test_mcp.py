@@ -227,6 +227,44 @@ async def test_nobody_answers_or_waits_for_another(api, tmp_path):
     assert asks.load(api.mesh.db.conn, asked).closed_at is None
 
 
+async def test_an_ask_that_is_to_answer_another_one_and_would_not_is_refused(api, tmp_path):
+    ann, _ = await agent(api, "session-ann", f"{tmp_path}/ann")
+    ben, _ = await agent(api, "session-ben", f"{tmp_path}/ben")
+    cid, _ = await agent(api, "session-cid", f"{tmp_path}/cid")
+
+    async def back(whom, headers, reply_to, **more):
+        back_at = {"peer_name": whom, "query": "which?", "if_offline": "queue", "reply_to": reply_to}
+        return await call(api, "ask", **back_at, headers=headers, **more)
+
+    asked = await call(api, "ask", peer_name="ben", query="ready?", if_offline="queue", headers=ann)
+    count = "SELECT count(*) FROM asks"
+    for whom, headers, reply_to, words in [
+        ("ann", ben, "ask-00000000", "there is no ask 'ask-00000000'"),
+        ("cid", ben, asked, "only by an ask from ben to ann; ask without reply_to"),
+        ("ann", cid, asked, "only by an ask from ben to ann"),
+    ]:
+        assert words in await back(whom, headers, reply_to, error=True)
+    assert api.mesh.db.conn.execute(count).fetchone()[0] == 1
+    await back("ann", ben, asked)
+    assert asks.load(api.mesh.db.conn, asked).close_reason == "reply_to"
+    assert "closed already (reply_to)" in await back("ann", ben, asked, error=True)
+    assert api.mesh.db.conn.execute(count).fetchone()[0] == 2
+
+
+async def test_the_human_can_be_reached_before_he_has_said_anything(api, tmp_path):
+    ann, _ = await agent(api, "session-ann", f"{tmp_path}/ann")
+    assert [row["name"] for row in await all_peers(api, ann)] == ["ann"]
+    asked = await call(api, "ask", peer_name="human", query="which branch?", headers=ann)
+    (waits,) = (await api.get("/asks/pending?peer_id=human"))["asks"]
+    assert (waits["correlation_id"], waits["from_peer"]) == (asked, "ann")
+    await call(api, "notify_peer", peer_name="human", message="done", headers=ann)
+    assert [row["role"] for row in await all_peers(api, ann)] == ["agent", "human"]
+
+
+async def all_peers(api, headers):
+    return rows(await call(api, "list_peers", show_offline=True, include_self=True, headers=headers))
+
+
 async def test_the_peers_are_a_table_that_no_text_can_break(api, tmp_path):
     ann, ann_is = await agent(api, "session-ann", f"{tmp_path}/ann")
     ben, _ = await agent(api, "session-ben", f"{tmp_path}/ben")

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     example = "  repowire peer circle build night\n  repowire peer circle build default"
     circle = _verb(verbs, "circle", "move a peer to another circle, with its mail", example, move)
     circle.add_argument("name", metavar="NAME", help="its name or its id")
-    circle.add_argument("to", metavar="CIRCLE", help="letters, digits, . _ -, at most 64")
+    circle.add_argument("to", metavar="CIRCLE", type=c.circle, help="letters, digits, . _ -, at most 64")
     example = "  repowire peer claim-role orchestrator\n  repowire peer claim-role orchestrator --peer lead"
     _claims(_verb(verbs, "claim-role", "make a peer the orchestrator of its circle", example, claim))
     example = "  repowire peer prune --dry-run\n  repowire peer prune --force --circle night"
