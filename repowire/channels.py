@@ -115,16 +115,19 @@ class Channel:
 
     async def hand(self, delivery: Delivery) -> bool | None:
         """Write one message into the inbox; None when it is held, False when nobody listens there."""
-        reason = await why_held(self.mesh, self.session)
-        if reason is not None:
-            self._hold(delivery, reason)
-            return None
         try:
+            reason = await why_held(self.mesh, self.session)
+            if reason is not None:
+                self._hold(delivery, reason)
+                return None
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, writer = await asyncio.open_unix_connection(socket_address(Path(self.session.inbox or "")))
         except (OSError, TimeoutError) as error:
             self._forget(repr(error))
             return False
+        except asyncio.CancelledError:  # its agent has another inbox: not a byte went into this one
+            self.door.unwritten.insert(0, delivery)
+            raise
         try:
             writer.write(claude.inbox_lines(render(delivery.payload), self.session.inbox_token))
             async with asyncio.timeout(CONNECT_SECONDS):

@@ -1,6 +1,7 @@
 """Doors: the live ways to peers, in memory. What is put into a door leaves it in that order, by one worker."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,9 +18,12 @@ class Door:
     __slots__ = (
         "at_once",
         "clear",
+        "drain_until",
+        "drained",
         "due",
         "handed_at",
         "holder",
+        "hosted",
         "in_flight",
         "in_hand",
         "items",
@@ -41,6 +45,9 @@ class Door:
         self, peer_id: str, holder: str, *, way: str = "socket", receipts: bool = False, remembers: bool = False
     ) -> None:
         self.peer_id, self.holder, self.way = peer_id, holder, way
+        self.hosted = False  # the far end is ws-hook, which goes when its pane is wanted no more
+        self.drained: Callable[[], None] | None = None  # what `drain` is to call
+        self.drain_until = 0.0  # monotonic seconds
         self.watches = False  # the far end says itself when what it handed back may be tried again
         self.receipts, self.remembers = receipts, remembers
         self.clear = False
@@ -80,6 +87,8 @@ class Door:
 
     def room(self, window: int) -> int:
         """How many more may be sent before a receipt comes; one that remembers nothing is not held to the window."""
+        if self.drained is not None:
+            return 0
         return window - len(self.in_flight) if self.remembers else window
 
     def receipted(self, delivery_id: str) -> str | None:
@@ -87,7 +96,22 @@ class Door:
         trace = self.in_flight.pop(delivery_id, None)
         if not self.clear:
             self.ring()
+        if self.drained is not None and not self.in_flight:
+            self.drained()
         return trace
+
+    def drain(self, drained: Callable[[], None], seconds: float) -> bool:
+        """Nothing more goes in. Whether no receipt is owed any more, or was in so long; `drained` is called then."""
+        if self.drained is None:
+            self.drain_until = time.monotonic() + seconds
+        self.drained = drained
+        return not self.in_flight or time.monotonic() > self.drain_until
+
+    def go_on(self) -> None:
+        """It is no longer drained."""
+        if self.drained is not None:
+            self.drained = None
+            self.ring()
 
     def mail(self) -> None:
         """Something waits in the mailbox."""

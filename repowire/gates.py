@@ -20,6 +20,7 @@ COPY_MODE, INPUT_OFF, HANGS = "copy_mode", "input_off", "tmux_hangs"
 SYNCHRONIZED = "panes_synchronized"  # Enter would go to the neighbours too
 NO_BRACKETS = "no_bracketed_paste"  # where tmux tells: the program would take the newlines for typed ones
 DIALOG_OPEN, DRAFT, TYPING, MID_TURN, SCREEN_UNKNOWN = "dialog_open", "draft", "typing", "mid_turn", "screen_unknown"
+PANE_LEFT = "pane_left"  # it is served no more: its agent has another way in, or its ws-hook ends
 SHELL_PROMPT = "shell_prompt"  # a command interpreter has the keys: it would run the text
 VERDICTS = {"draft": DRAFT, "dialog": DIALOG_OPEN, "busy": MID_TURN, "unknown": SCREEN_UNKNOWN}
 STATUSES = {"busy": MID_TURN, "waiting": DIALOG_OPEN}

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ KEEPALIVE_SECONDS = 15.0
 HELD_ELSEWHERE = 75  # ws-hook's exit code when another one serves this home: it will open the stream
 AGAIN_FIRST_SECONDS, AGAIN_MOST_SECONDS = 1.0, 30.0
 STOP_SECONDS = 2.0
+LEAVE_SECONDS = 10.0  # three times what a paste may take, see ws_hook
 WAKES = (
     "session.bound",
     "peer.registered",
@@ -90,7 +92,9 @@ def wanted(mesh: Mesh, hosts: Hosts) -> list[dict[str, Any]]:
         ):
             continue
         session = sessions.find(mesh.db.conn, peer.peer_id)
-        if session is None or session.tmux is None or channels.inbox_of(mesh, peer) is not None:
+        if session is None or session.tmux is None:
+            continue
+        if is_left(mesh, peer.peer_id, elsewhere=channels.inbox_of(mesh, peer) is not None):
             continue
         found.append(
             {
@@ -110,6 +114,21 @@ def wanted(mesh: Mesh, hosts: Hosts) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def is_left(mesh: Mesh, peer_id: str, *, elsewhere: bool) -> bool:
+    """Whether a pane is wanted no more, since its peer is reached elsewhere.
+
+    It is served until what was sent there is receipted: of a ws-hook that left nobody would hear what became of it. Not
+    for ever, since what a pane swallowed has no receipt; it is `unknown` in the end.
+    """
+    door = mesh.doors.of(peer_id)
+    if door is None or not door.hosted:
+        return elsewhere
+    if not elsewhere:
+        door.go_on()
+        return False
+    return door.drain(partial(mesh.bus.publish, "pane.again"), LEAVE_SECONDS)
 
 
 # -- loop ------------------------------------------------------------------------

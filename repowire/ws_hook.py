@@ -38,6 +38,7 @@ SEEN_STEP_SECONDS = 0.02
 SEEN_SECONDS = 3.0  # for pasted text to be seen, and for Enter to take it
 ENTER_AGAIN_SECONDS, ENTERS = 1.0, 3
 UNSETTLED_LOOKS = 20
+LEAVE_SECONDS = 5.0  # for a paste that has begun to come to its end, and for what waits to be given back
 LINK_FIRST_SECONDS, LINK_MOST_SECONDS = 0.2, 1.0  # between two tries to reach the daemon, which is on this host
 WITHOUT_DAEMON_SECONDS = 60.0  # then it ends: the next daemon starts its own
 KEEPALIVES_MISSED_SECONDS = 45.0
@@ -56,6 +57,7 @@ class Hosted:
         self.link: Connection | None = None
         self.unsettled: dict[str, tuple[Json, int]] = {}  # pasted, and nobody saw yet what became of it
         self.holding = False
+        self.leaving = False  # what was not pasted yet is given back
         self._closed = asyncio.Event()  # some gate is: whoever watches looks again
         self._turn = asyncio.Lock()
 
@@ -89,6 +91,20 @@ class Hosted:
             await asyncio.sleep(delay)
             delay = min(2 * delay, LINK_MOST_SECONDS)
 
+    async def leave(self, serving: "asyncio.Task[None]") -> None:
+        """The pane is wanted no more: nobody would ask here again for what was taken and not pasted.
+
+        What stands in the box is sent off, and what came after it is given back while the daemon still listens.
+        """
+        self.leaving = True
+        joined = asyncio.ensure_future(self.frames.join())
+        try:
+            await asyncio.wait([joined, serving], timeout=LEAVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            joined.cancel()
+            serving.cancel()
+            await asyncio.gather(joined, serving, return_exceptions=True)
+
     def _hello(self) -> Json:
         wanted = self.wanted
         return {
@@ -110,6 +126,7 @@ class Hosted:
             frame = await self.frames.get()
             async with self._turn:
                 await self._take(frame)
+            self.frames.task_done()
 
     async def _watch(self) -> None:
         """Only while something is held or unsettled: look again, ever more seldom."""
@@ -139,6 +156,8 @@ class Hosted:
         elif entry is not None:
             if not await self._settle(frame):
                 self._unsettled(delivery_id, frame)
+        elif self.leaving:
+            await self._hold(frame, gates.PANE_LEFT)
         elif reason := (seen := await self._look(now=frame.get("now") is True)).reason:
             await self._hold(frame, reason)
         else:
@@ -281,7 +300,7 @@ class Host:
         folder = home / "ws-hook"
         self.journal = Journal(folder / "journal.jsonl")
         self.instance = _lasting_id(folder / "instance")
-        self.panes: dict[str, tuple[Wanted, asyncio.Task[None]]] = {}
+        self.panes: dict[str, tuple[Hosted, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Follow the daemon's list; ends when no daemon was there for a minute."""
@@ -313,22 +332,22 @@ class Host:
     async def _serve(self, wanted: list[Wanted]) -> None:
         """Begin what is new, end what is wanted no more; what the daemon ended stays ended until it leaves the list."""
         now = {one.peer_id: one for one in wanted}
-        ended = [name for name, (one, _) in self.panes.items() if now.get(name) != one]
-        tasks = [self.panes.pop(name)[1] for name in ended]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = [name for name, (hosted, _) in self.panes.items() if now.get(name) != hosted.wanted]
+        await asyncio.gather(*(hosted.leave(task) for hosted, task in map(self.panes.pop, ended)))
         for name, one in now.items():
             if name not in self.panes:
-                self.panes[name] = one, asyncio.create_task(self._pane(one))
+                hosted = Hosted(one, self)
+                self.panes[name] = hosted, asyncio.create_task(_kept(hosted))
 
-    async def _pane(self, wanted: Wanted) -> None:
-        try:
-            await Hosted(wanted, self).run()
-        except* PeerDisconnectedError:
-            log.info("%s is served no more", wanted.display_name)
-        except* (OSError, ValueError) as group:
-            log.error("%s: %s", wanted.display_name, group.exceptions)
+
+async def _kept(hosted: Hosted) -> None:
+    name = hosted.wanted.display_name
+    try:
+        await hosted.run()
+    except* PeerDisconnectedError:
+        log.info("%s is served no more", name)
+    except* (OSError, ValueError) as group:
+        log.error("%s: %s", name, group.exceptions)
 
 
 def _lasting_id(path: Path) -> str:

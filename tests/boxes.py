@@ -28,13 +28,15 @@ def program(folder: Path, name: str) -> Path:
 class Box:
     """A pane with a program that has Claude Code's name, its input box and its registry file, at rest."""
 
-    def __init__(self, tmux: TmuxServer, folder: Path, name: str = "box", *, split: str | None = None) -> None:
+    def __init__(
+        self, tmux: TmuxServer, folder: Path, name: str = "box", *, split: str | None = None, **environ: str
+    ) -> None:
         self.tmux, self.folder = tmux, folder / name
         self.folder.mkdir()
         self.record = self.folder / "record"
         command = [str(program(folder, "claude")), "-I", "-S", str(FAKE_BOX), str(self.record)]
         if split is None:
-            self.pane = tmux.window(*command, cwd=self.folder, HOME=str(folder))
+            self.pane = tmux.window(*command, cwd=self.folder, HOME=str(folder), **environ)
         else:
             where = ("-t", split, "-c", str(self.folder), "-e", f"HOME={folder}")
             self.pane = tmux.run("split-window", "-d", "-P", "-F", "#{pane_id}", *where, *command)
@@ -47,6 +49,11 @@ class Box:
     def say(self, status: str) -> None:
         """What the program says of itself: idle, busy or waiting."""
         self.registry.write_text(json.dumps({"status": status}))
+
+    def say_inbox(self) -> None:
+        """Have its hook say that it has an inbox; the daemon has heard it then."""
+        os.kill(self.pid, signal.SIGUSR1)
+        until(Path(f"{self.record}.said").exists)
 
     @property
     def bytes(self) -> bytes:
@@ -68,12 +75,12 @@ class Host:
     def __init__(self, live: Live, tmux: TmuxServer, folder: Path) -> None:
         self.live, self.tmux, self.folder = live, tmux, folder
 
-    def start(self) -> None:
-        """With panes alone: no inbox of a runtime is used."""
-        self.live.start(REPOWIRE_DELIVERY__INBOX="false")
+    def start(self, *, inbox: bool = False) -> None:
+        """With panes alone, or with the inboxes of runtimes too."""
+        self.live.start(REPOWIRE_DELIVERY__INBOX="true" if inbox else "false")
 
     def box(self, name: str = "box") -> Box:
-        return Box(self.tmux, self.folder, name)
+        return Box(self.tmux, self.folder, name, REPOWIRE_HOME=str(self.live.home))
 
     def orphans(self) -> dict[str, dict[str, Any]]:
         found = self.live.get(f"/panes/orphans?tmux={quote(str(self.tmux.socket), safe='')}")
@@ -115,10 +122,10 @@ class Host:
 
 
 @contextmanager
-def hosting(live: Live, tmux: TmuxServer, folder: Path) -> Iterator[Host]:
+def hosting(live: Live, tmux: TmuxServer, folder: Path, *, inbox: bool = False) -> Iterator[Host]:
     """A host whose daemon runs; what serves its panes ends with it."""
     host = Host(live, tmux, folder)
-    host.start()
+    host.start(inbox=inbox)
     try:
         yield host
     finally:

@@ -1,16 +1,21 @@
 """A program in a pane that has Claude Code's input box and nothing behind it; it writes down every byte it is sent.
 
 `python fake_box.py FILE`: appends what comes to FILE and makes FILE.ready when it listens. A paste or a key goes into
-the box, Enter makes the box a prompt above it, Ctrl-D in the empty box ends it.
+the box, Enter makes the box a prompt above it, Ctrl-D in the empty box ends it. At SIGUSR1 it says by its hook that it
+has an inbox, FILE.inbox.
 """
 
+import json
 import os
+import signal
+import subprocess
 import sys
 import termios
 import tty
 from pathlib import Path
 
 RULE = "─" * 60
+HOOK = Path(__file__).parent.parent / "repowire" / "hook_stdio.py"
 PASTED, ENDED = b"\x1b[200~", b"\x1b[201~"
 
 
@@ -38,7 +43,17 @@ class Box:
         return "\n".join([*above, RULE, box, RULE, "  ? for shortcuts"])
 
 
+def say_inbox(file: str) -> None:
+    """As a hook of the runtime does; it lets the runtime do as it likes."""
+    environ = {**os.environ, "CLAUDE_PID": str(os.getpid()), "CLAUDE_CODE_MESSAGING_SOCKET": f"{file}.inbox"}
+    hook = [os.path.realpath(sys.executable), "-I", "-S", str(HOOK), "claude-code", "Stop"]
+    said = {"session_id": "s-1", "cwd": os.getcwd(), "hook_event_name": "Stop"}
+    subprocess.run(hook, input=json.dumps(said).encode(), capture_output=True, env=environ, check=True)
+    Path(f"{file}.said").touch()
+
+
 def main(file: str) -> None:
+    signal.signal(signal.SIGUSR1, lambda *_: say_inbox(file))
     before = termios.tcgetattr(0)
     tty.setraw(0)
     os.write(1, b"\x1b[?2004h")

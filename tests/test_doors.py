@@ -52,6 +52,25 @@ def test_who_remembers_nothing_is_not_held_to_the_window():
     assert (door.room(3), door.straight(3)) == (3, True)
 
 
+async def test_a_door_is_drained_when_no_receipt_is_owed_or_after_a_time(monkeypatch):
+    now, drained = 100.0, []
+    monkeypatch.setattr("repowire.doors.time.monotonic", lambda: now)
+    door = clear(remembers=True, receipts=True)
+    door.in_flight.update(d1="t1", d2="t2")
+    assert door.drain(lambda: drained.append("drained"), 10.0) is False
+    assert (door.room(32), door.straight(32)) == (0, False)
+    door.receipted("d1")
+    assert (drained, door.drain(lambda: drained.append("again"), 10.0)) == ([], False)
+    now = 111.0
+    assert door.drain(lambda: drained.append("again"), 10.0) is True
+    door.receipted("d2")
+    assert (drained, door.straight(32)) == (["again"], False)
+    door.go_on()
+    assert (door.straight(32), await door.nudge.wait(0)) == (True, True)
+    door.go_on()
+    assert await door.nudge.wait(0) is False
+
+
 @pytest.mark.parametrize("is_clear", [True, False])
 async def test_a_receipt_wakes_the_worker_where_mail_may_wait(is_clear):
     door = clear(remembers=True)

@@ -75,7 +75,7 @@ class Town:
         try:
             until(lambda: self.state(delivery_id) in states, seconds)
         except AssertionError:
-            found = self.live.get(f"/deliveries/{delivery_id}")
+            found = self.live.get(f"/messages/{delivery_id}")
             raise AssertionError(f"not {states} but {found}\n{claude.name} shows:\n{claude.screen()}") from None
 
     def until_seen(self, claude: Claude, *ids: str, seconds: float = PATIENCE_SECONDS) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from boxes import RECORDER, Box, Host, hosting, program
 from conftest import Live, TmuxServer, gone, until
+from fake_claude import Inbox
 
 pytestmark = pytest.mark.live
 
@@ -85,6 +86,30 @@ def test_a_dialog_and_a_turn_hold(host: Host, box: Box, says: str) -> None:
     assert box.bytes == b""
     box.say("idle")
     arrives_once(host, box, sent, "not now")
+
+
+def test_what_was_given_to_a_pane_arrives_though_its_agent_has_another_way_in_by_then(
+    new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path
+) -> None:
+    with hosting(new_live(), tmux, short_folder, inbox=True) as host:
+        box = host.box()
+        host.link(box.pane, name="ann")
+        inbox = Inbox(Path(f"{box.record}.inbox"))
+        (serving,) = host.ws_hooks()
+        os.kill(serving, signal.SIGSTOP)
+        given = [host.tell("ann", f"given to the pane, {number}") for number in range(3)]
+        box.say_inbox()
+        later = host.tell("ann", "for the inbox")
+        assert host.delivery(later)["state"] == "queued"
+        os.kill(serving, signal.SIGCONT)
+        for sent in (*given, later):
+            host.until_state(sent, "handed")
+        last = host.tell("ann", "for the inbox too")
+        host.until_state(last, "handed")
+        for number, sent in enumerate(given):
+            assert box.times(f"given to the pane, {number}") + sum(f"#{sent}\n" in one for one in inbox.taken) == 1
+        assert [f"#{sent}\n" in one for sent, one in zip((later, last), inbox.taken[-2:], strict=True)] == [True, True]
+        inbox.close()
 
 
 def test_a_draft_holds_and_stays_as_it_is(host: Host, box: Box) -> None:

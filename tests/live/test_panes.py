@@ -328,6 +328,27 @@ async def test_killed_at_any_step_it_types_no_text_twice_and_knows_what_it_did(
     assert box.times(b"the next one") == 1
 
 
+@pytest.mark.parametrize("how", ["its pane is wanted no more", "it is ended"])
+async def test_when_it_leaves_what_was_begun_is_sent_off_and_the_rest_given_back(
+    town: Town, new_claude: Callable[..., Claude], how: str
+) -> None:
+    claude = new_claude("2.1.197")
+    await town.host(claude)
+    first, *rest = [await town.send("hello", number) for number in (1, 2, 3)]
+    await until_async(lambda: first in (town.home / "ws-hook" / "journal.jsonl").read_text())
+    if how == "it is ended":
+        assert town.process is not None
+        town.process.terminate()
+    else:
+        town.rows.clear()
+        town.changed.set()
+    await until_async(lambda: town.receipts(rest[-1]))
+    assert [town.receipts(one) for one in (first, *rest)] == [[("injected", None)], *[[("held", "pane_left")]] * 2]
+    await until_async(lambda: heard(claude, f"#{first}") == 1)
+    await until_async(lambda: town.sockets["p-ann"].closed)
+    assert [heard(claude, f"#{one}") for one in rest] == [0, 0]
+
+
 async def test_however_long_the_daemon_was_away_it_is_back_at_once(
     town: Town, new_claude: Callable[..., Claude]
 ) -> None:
