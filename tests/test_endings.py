@@ -1,4 +1,4 @@
-"""endings.py: who is ended by a request, and who never is. What becomes of panes is in tests/live/test_spawn.py."""
+"""endings.py: who is ended by a request, and who never is. What becomes of panes: tests/live/test_spawn_ends.py."""
 
 
 async def test_the_person_of_this_machine_is_no_agent_to_be_ended(api):

@@ -457,7 +457,7 @@ async def last_notify(ben: Any) -> dict[str, Any]:
     return frame
 
 
-# What an agent in a real tmux is needed for: tests/live/test_spawn.py holds these answers to the document
+# What an agent in a real tmux is needed for: tests/live/test_spawn*.py hold these answers to the document
 NEED_TMUX = {
     ("POST", "/spawn"),
     ("POST", "/spawn/{spawn_id}/launch"),

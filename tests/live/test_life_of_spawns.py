@@ -20,7 +20,7 @@ from conftest import Live, TmuxServer, gone, until
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from live.test_spawn import Yard, rows
+from yards import Yard, rows
 
 pytestmark = pytest.mark.live
 
