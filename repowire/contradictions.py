@@ -48,6 +48,7 @@ OPENERS = {
     "panes_synchronized": "tmux set-option -w -t {pane} synchronize-panes off",
     "no_bracketed_paste": "wait until the program in pane {pane} is at its prompt",
     "screen_unknown": "bring pane {pane} to its empty prompt; what it shows is none that is known",
+    "pane_left": "nothing to do: its agent has another way in, or what serves pane {pane} comes back",
     HELD_BY_USER: "repowire peer release {name}, or for this one: repowire deliver --now {id}",
     "receiver_policy": 'write "crossSessionInbound": "accept" into the settings, and begin a new session',
     "shell_prompt": "start the program in pane {pane} again: a shell would run the text",
