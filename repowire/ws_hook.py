@@ -67,6 +67,10 @@ class Hosted:
             for work in (self._work(), self._watch()):
                 group.create_task(work)
             await self._connected()
+            self.leaving = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self.frames.join()  # what stands in the box is sent off, whatever became of its peer
             raise PeerDisconnectedError(self.wanted.display_name)
 
     async def _connected(self) -> None:

@@ -20,6 +20,7 @@ from claude.model import Model, tool
 from conftest import TmuxServer, until, until_async
 
 from repowire.procs import Procs
+from repowire.protocol import CLOSE_RETIRED
 
 pytestmark = pytest.mark.live
 VERSIONS = ("2.1.330", "2.1.197")
@@ -346,6 +347,22 @@ async def test_when_it_leaves_what_was_begun_is_sent_off_and_the_rest_given_back
     assert [town.receipts(one) for one in (first, *rest)] == [[("injected", None)], *[[("held", "pane_left")]] * 2]
     await until_async(lambda: heard(claude, f"#{first}") == 1)
     await until_async(lambda: town.sockets["p-ann"].closed)
+    assert [heard(claude, f"#{one}") for one in rest] == [0, 0]
+
+
+async def test_what_was_begun_is_sent_off_though_the_daemon_ends_the_peer(
+    town: Town, new_claude: Callable[..., Claude]
+) -> None:
+    claude = new_claude("2.1.197")
+    await town.host(claude)
+    first, *rest = [await town.send("hello", number) for number in (1, 2, 3)]
+    journal = town.home / "ws-hook" / "journal.jsonl"
+    await until_async(lambda: first in journal.read_text())
+    await town.sockets["p-ann"].close(code=CLOSE_RETIRED)
+    await until_async(lambda: heard(claude, f"#{first}") == 1)
+    await until_async(lambda: "is served no more" in (town.home / "ws-hook.log").read_text())
+    assert '"injected"' in journal.read_text()
+    assert [one in journal.read_text() for one in rest] == [False, False]
     assert [heard(claude, f"#{one}") for one in rest] == [0, 0]
 
 
