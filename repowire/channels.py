@@ -198,12 +198,13 @@ async def run(mesh: Mesh) -> None:
     """Keep one worker for each peer whose way is its inbox."""
     workers: dict[str, tuple[Channel, asyncio.Task[None]]] = {}
     async with asyncio.TaskGroup() as group:
-        with mesh.bus.listen(*WAKES, "socket.closed") as nudge:
+        with mesh.bus.listen(*WAKES, "socket.opened", "socket.closed") as nudge:
             while True:
                 wanted = _wanted(mesh)
                 for peer_id, (channel, task) in list(workers.items()):
                     now = wanted.get(peer_id)
-                    if task.done() or now is None or now.inbox != channel.session.inbox:
+                    replaced = mesh.doors.of(peer_id) is not channel.door  # by a socket of its own
+                    if task.done() or replaced or now is None or now.inbox != channel.session.inbox:
                         task.cancel()
                         await asyncio.wait([task])
                         del workers[peer_id]
