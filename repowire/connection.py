@@ -36,6 +36,7 @@ REMEMBERED_DELIVERIES = 10_000
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 30.0
 LONGEST_HERE_SECONDS = 1.0  # on the Unix socket, where a try costs next to nothing and no other machine anything
 HANDSHAKE_SECONDS = 10.0
+LEFT = "the peer left before it began"
 TAKEN_SECONDS = 5.0  # a handler still at work after this has taken the message; well below the daemon's lease
 ENDS = {
     protocol.CLOSE_AUTHENTICATION: "the token is wrong or was rotated",
@@ -148,7 +149,7 @@ class Connection:
         self._life = asyncio.create_task(self._live(await self._handshake()))
 
     async def close(self) -> None:
-        """Leave the mesh. A handler at work is cancelled."""
+        """Leave the mesh. A handler at work is cancelled, and what none has begun is given back."""
         if self._life is not None:
             self._life.cancel()
             with suppress(asyncio.CancelledError, RepowireError):
@@ -185,10 +186,16 @@ class Connection:
             for task in done:
                 task.result()
         finally:
-            for task in (*workers, reading):
+            for task in workers:
                 task.cancel()
-            await asyncio.gather(*workers, reading, return_exceptions=True)
-            await self._hang_up()
+            await asyncio.gather(*workers, return_exceptions=True)
+            while not self._inbox.empty():
+                await self._receipt(self._inbox.get_nowait(), "held", LEFT)
+            last = self._socket  # whoever stops reading forgets it
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            if last is not None:
+                await last.close()
 
     async def _stay(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Read until the cut, connect again, and so on; only an end that the daemon means gets out."""

@@ -424,6 +424,27 @@ async def test_what_was_not_taken_goes_back_and_may_come_again(hub: Hub, client:
     assert tries == ["fyi", "fyi"]
 
 
+async def test_who_leaves_gives_back_what_no_handler_has_begun(hub: Hub, client: AsyncRepowireClient) -> None:
+    begun: list[str | None] = []
+
+    async def handle(message: Message) -> None:
+        begun.append(message.delivery_id)
+        await asyncio.Event().wait()
+
+    async with client.connect("build", handler=handle) as peer:
+        socket = await hub.socket()
+        for number in (1, 2, 3):
+            await socket.send_json(note(number))
+        await until_async(lambda: peer._inbox.qsize() == 2)
+    left = "the peer left before it began"
+    given_back = [receipt(number, "notify", "held", detail=left) for number in (2, 3)]
+    assert [await hub.hear(), await hub.hear()] == given_back
+    assert begun == ["d1"]
+    assert hub.heard.empty(), "nobody knows what became of the one that was begun"
+    await until_async(lambda: socket.closed)
+    assert socket.close_code == 1000
+
+
 # -- cuts and ends -------------------------------------------------------------
 
 
