@@ -248,6 +248,12 @@ def taken_by(db: Connection, holder: str) -> list[Delivery]:
     return sorted(Delivery.of(row) for row in rows)
 
 
+def owing(db: Connection, holder: str) -> set[str]:
+    """The peers of whose messages one holder owes a receipt."""
+    rows = db.execute("SELECT DISTINCT peer_id FROM deliveries WHERE state = 'leased' AND leased_by = ?", (holder,))
+    return {row[0] for row in rows}
+
+
 def answered(change: Change, delivery_id: str, *, handed: bool = False) -> None:
     """The ask was answered, which proves that it arrived; one that still waits in the mailbox need not be sent.
 

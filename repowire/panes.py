@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from aiohttp import web
 
-from repowire import callers, channels, peers, sessions
+from repowire import callers, channels, deliveries, peers, sessions
 from repowire.errors import forbidden
 from repowire.mesh import MESH, Mesh
 from repowire.procs import Process
@@ -27,6 +28,7 @@ HELD_ELSEWHERE = 75  # ws-hook's exit code when another one serves this home: it
 AGAIN_FIRST_SECONDS, AGAIN_MOST_SECONDS = 1.0, 30.0
 STOP_SECONDS = 2.0
 LEAVE_SECONDS = 10.0  # three times what a paste may take, see ws_hook
+SETTLE_SECONDS = 45.0  # for a ws-hook that was killed to be there again and to say what became of what it took
 WAKES = (
     "session.bound",
     "peer.registered",
@@ -40,6 +42,14 @@ WAKES = (
     "channel.closed",
     "pane.unlinked",
 )
+
+
+def _instance(home: Path) -> str:
+    """By which ws-hook calls itself; nothing where there was none yet."""
+    try:
+        return (home / "ws-hook" / "instance").read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _log(home: Path) -> BinaryIO:
@@ -57,12 +67,21 @@ class Hosts:
         self.hurried = False  # one is wanted at once, however often it ended before
         self.mending = asyncio.Lock()  # one rehook after the other: the second finds what the first did
         self._again: dict[str, int] = {}
+        self._owing: dict[str, float] = {}  # peers that ws-hook left without a receipt: since when, monotonic seconds
 
     def let_go_of_the_dead(self, mesh: Mesh) -> None:
         """A stream that nobody reads any more ends only when it is written to; its reader's end is known before."""
         for stream, process in list(self.following.items()):
             if process is not None and not mesh.procs.alive(*process):
                 del self.following[stream]
+
+    def owing(self, mesh: Mesh) -> set[str]:
+        """The peers that a ws-hook may tell more of: it knows what it took, and the next one reads that too."""
+        owing = deliveries.owing(mesh.db.conn, f"instance:{_instance(mesh.config.home)}")
+        now = time.monotonic()
+        gone = {one for one in owing if (door := mesh.doors.of(one)) is None or not door.hosted}
+        self._owing = {one: self._owing.get(one, now) for one in owing if one in gone or one in self._owing}
+        return {one for one, since in self._owing.items() if now - since < SETTLE_SECONDS}
 
     def again(self, peer_id: str) -> int:
         """How often its pane was asked to be served anew; a row that differs in this is served from the start."""
@@ -82,7 +101,7 @@ HOSTS = web.AppKey("hosts", Hosts)
 
 def wanted(mesh: Mesh, hosts: Hosts) -> list[dict[str, Any]]:
     """The panes to be served, with all that proves that a pane is still the one that was meant."""
-    found, db = [], mesh.db.conn
+    found, db, owing = [], mesh.db.conn, hosts.owing(mesh)
     for peer in filter(None, (peers.find(db, peer_id) for peer_id in sessions.with_pane(db))):
         if (
             peer.pane_id is None
@@ -94,7 +113,8 @@ def wanted(mesh: Mesh, hosts: Hosts) -> list[dict[str, Any]]:
         session = sessions.find(mesh.db.conn, peer.peer_id)
         if session is None or session.tmux is None:
             continue
-        if is_left(mesh, peer.peer_id, elsewhere=channels.inbox_of(mesh, peer) is not None):
+        elsewhere = channels.inbox_of(mesh, peer) is not None
+        if is_left(mesh, peer.peer_id, elsewhere=elsewhere, owing=peer.peer_id in owing):
             continue
         found.append(
             {
@@ -116,15 +136,16 @@ def wanted(mesh: Mesh, hosts: Hosts) -> list[dict[str, Any]]:
     return found
 
 
-def is_left(mesh: Mesh, peer_id: str, *, elsewhere: bool) -> bool:
+def is_left(mesh: Mesh, peer_id: str, *, elsewhere: bool, owing: bool) -> bool:
     """Whether a pane is wanted no more, since its peer is reached elsewhere.
 
-    It is served until what was sent there is receipted: of a ws-hook that left nobody would hear what became of it. Not
-    for ever, since what a pane swallowed has no receipt; it is `unknown` in the end.
+    It is served until what was sent there is receipted: of a ws-hook that left nobody would hear what became of it. One
+    that was killed meanwhile, or whose daemon was, is to come again for that. Not for ever, since what a pane swallowed
+    has no receipt; it is `unknown` in the end.
     """
     door = mesh.doors.of(peer_id)
     if door is None or not door.hosted:
-        return elsewhere
+        return elsewhere and not owing
     if not elsewhere:
         door.go_on()
         return False

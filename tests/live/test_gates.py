@@ -112,6 +112,36 @@ def test_what_was_given_to_a_pane_arrives_though_its_agent_has_another_way_in_by
         inbox.close()
 
 
+@pytest.mark.parametrize("who", ["its ws-hook", "the daemon"])
+def test_what_was_given_to_a_pane_arrives_though_what_served_it_is_killed(
+    new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path, who: str
+) -> None:
+    with hosting(new_live(), tmux, short_folder, inbox=True) as host:
+        box = host.box()
+        host.link(box.pane, name="ann")
+        inbox = Inbox(Path(f"{box.record}.inbox"))
+        (serving,) = host.ws_hooks()
+        os.kill(serving, signal.SIGSTOP)
+        given = [host.tell("ann", f"given to the pane, {number}") for number in range(3)]
+        box.say_inbox()
+        later = host.tell("ann", "for the inbox")
+        assert host.delivery(later)["state"] == "queued"
+        if who == "the daemon":
+            host.live.kill()
+        os.kill(serving, signal.SIGKILL)
+        if who == "the daemon":
+            until(lambda: gone(serving))
+            host.start(inbox=True)
+        for sent in (*given, later):
+            host.until_state(sent, "handed")
+        for number, sent in enumerate(given):
+            assert box.times(f"given to the pane, {number}") + sum(f"#{sent}\n" in one for one in inbox.taken) == 1
+        last = host.tell("ann", "for the inbox too")
+        host.until_state(last, "handed")
+        until(lambda: f"#{last}\n" in inbox.taken[-1])
+        inbox.close()
+
+
 def test_a_draft_holds_and_stays_as_it_is(host: Host, box: Box) -> None:
     box.keys("half a thought")
     until(lambda: box.bytes == b"half a thought")
