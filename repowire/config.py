@@ -19,6 +19,8 @@ from repowire.settings import Setting
 
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux and 104 on macOS, the final NUL included
 TOKEN_BYTES = 32  # 43 characters of base64
+MAX_CONFIG_BYTES = 1024 * 1024
+SHOWN_CHARS = 300  # of a value that is refused
 
 
 class ConfigError(ValueError):
@@ -115,9 +117,14 @@ def _from_file(path: Path) -> Iterator[Given]:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_uid not in (os.getuid(), 0):
+        with open(path, "rb", opener=_opened_at_once) as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (os.getuid(), 0):
                 _refuse(path, "belongs to another user; a config must be your own")
+            if not stat.S_ISREG(status.st_mode):
+                _refuse(path, "is not a plain file")
+            if status.st_size > MAX_CONFIG_BYTES:
+                _refuse(path, f"has {status.st_size} bytes; a config has at most {MAX_CONFIG_BYTES}")
             import tomllib  # here, since most homes have no config and every command line would pay for it
 
             return tomllib.load(file)
@@ -129,6 +136,13 @@ def _document(path: Path) -> dict[str, Any]:
         raise
     except ValueError as error:  # a mistake in the TOML, or bytes that are not UTF-8
         _refuse(path, f"is not TOML: {error}")
+    except RecursionError:
+        _refuse(path, "nests its values too deep")
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """For `open`: a pipe in a file's place makes nobody wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
@@ -149,9 +163,17 @@ def _known(place: str, section: str, key: str) -> Setting:
 def _checked(place: str, value: Any, known: Setting, parse: Callable[[str], object] | None) -> object:
     try:
         return known.read(parse(value) if parse else value)
-    except ValueError:
-        shown = "this value" if known is settings.TOKEN else repr(value)  # a secret goes into no log
+    except (ValueError, RecursionError):  # JSON may nest deeper than Python reads
+        shown = "this value" if known is settings.TOKEN else _short(value)  # a secret goes into no log
         raise ConfigError(f"{place}: {shown} is not allowed; it must be {known.allowed}") from None
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes out
+        return "this value"
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 
 
 # -- the home ------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The daemon: the list of concerns and loops, how they start, serve and stop. A rule in here has lost its way."""
 
 import asyncio
+import errno
 import gc
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -135,6 +137,15 @@ CONCERNS: list[ModuleType] = [
     traces,
 ]
 TICKS: list[ModuleType] = [lives, leases, replies, questions, succession, dead_letters, ask_many, holds]
+RECOVERIES: list[Callable[[Mesh], None]] = [
+    presence.close_all,
+    peers.at_start,
+    leases.at_start,
+    replies.at_start,
+    links.at_start,
+    holds.at_start,
+    questions.at_start,
+]
 TOUCHES = frozenset({"/peers/{name}/touch", "/events/chat_delta"})  # a restart may forget them
 
 # Why the daemon may not start: faults of a setting, a file or another daemon, whose text is for people
@@ -177,17 +188,10 @@ def open_mesh(
     bus = Bus()
     procs = Procs(on_end=partial(_ended, bus))
     mesh = Mesh(clock, config, db, ledger, bus, procs, Auth(tcp_token(config), procs))
-    ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
-    for recover in (
-        presence.close_all,
-        peers.at_start,
-        leases.at_start,
-        replies.at_start,
-        links.at_start,
-        holds.at_start,
-        questions.at_start,
-    ):
-        recover(mesh)
+    with db.explained():
+        ledger.expect(db.conn.execute("SELECT seq FROM ledger_mark").fetchone()[0], clock.now())
+        for recover in RECOVERIES:
+            recover(mesh)
     return mesh
 
 
@@ -371,11 +375,18 @@ async def _listen(runner: web.AppRunner, config: Config) -> int:
     site = web.TCPSite(runner, config.daemon.host, config.daemon.port, backlog=BACKLOG)
     try:
         await site.start()
+    except UnicodeError:
+        raise ConfigError(f"cannot listen on {config.daemon.host}: it is no host name; choose another --host") from None
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {config.daemon.host}:{config.daemon.port}: {error.strerror};"
-            " stop what listens there, or choose another --port"
-        ) from None
+        if error.errno == errno.EADDRINUSE:
+            why = "it is in use; stop what listens there, or choose another --port"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            why = "you may not; choose another --port"
+        else:  # an unknown name, or an address of others
+            text = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            why = f"{text}; choose another --host"
+        shown = f"[{config.daemon.host}]" if ":" in config.daemon.host else config.daemon.host
+        raise ConfigError(f"cannot listen on {shown}:{config.daemon.port}: {why}") from None
     server = site._server
     assert isinstance(server, asyncio.Server)
     return int(server.sockets[0].getsockname()[1])

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -236,6 +236,14 @@ class Database(Barrier):
                 for statement in _statements(step):
                     conn.execute(statement)
             conn.execute("INSERT OR REPLACE INTO schemas VALUES (?, ?)", (concern, len(steps)))
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise StoreError, with the way out, for whatever the database fails in."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _explain(self.path, error) from error
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """`fn` on a read-only connection in a thread: one snapshot, whatever is committed meanwhile."""

@@ -1,10 +1,12 @@
 """The command line and a real daemon: one terminal asks, a script in another answers."""
 
+import fcntl
 import json
 import os
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -363,6 +365,19 @@ def test_a_daemon_that_cannot_start_says_why_in_one_line(home: Live, live: Live)
         assert broken.returncode == 1
         assert "state.db" in broken.stderr
         assert broken.stderr.count("\n") == 1, broken.stderr
+
+
+def test_a_stop_while_the_lock_names_a_daemon_that_is_dead_says_so(home: Live) -> None:
+    """As in the moment in which the next one has the lock of a killed one and has not written itself down."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    home.home.mkdir(mode=0o700)
+    (home.home / "daemon.lock").write_text(json.dumps({"pid": int(ended.stdout), "port": 1}))
+    with open(home.home / "daemon.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stopped = home.cli("daemon", "stop")
+    assert stopped.returncode == 1
+    assert "has not said its pid yet; try again in a moment" in stopped.stderr
+    assert stopped.stderr.count("\n") == 1
 
 
 def test_a_daemon_that_was_killed_is_not_running(live: Live) -> None:

@@ -107,6 +107,9 @@ def test_the_paths_of_the_home(home: Path) -> None:
         ("[spawn]\ntmux_socket = 'x'\n", ("spawn.tmux_socket", "'x'", "absolute path")),
         ("[daemon\n", ("config.toml", "is not TOML", "line 1")),
         (b'[daemon]\nhost = "\xff"\n', ("config.toml", "is not TOML")),
+        ("a = " + "[" * 100_000, ("config.toml", "too deep")),
+        ("[daemon]\nport = 0x" + "f" * 5_000, ("config.toml", "daemon.port", "this value", "whole number")),
+        ("#" * 2_000_000, ("config.toml", "2000000 bytes", "at most")),
     ],
 )
 def test_a_mistake_names_its_place_and_what_is_allowed(home: Path, text: str | bytes, words: tuple[str, ...]) -> None:
@@ -129,6 +132,7 @@ def test_a_mistake_names_its_place_and_what_is_allowed(home: Path, text: str | b
         ),
         ("REPOWIRE_SPAWN__COMMANDS", '{"pi": 1}', ("spawn.commands", '"pi": 1')),
         ("REPOWIRE_SPAWN__COMMANDS", "claude", ("spawn.commands", "'claude'")),
+        ("REPOWIRE_SPAWN__COMMANDS", "[" * 100_000, ("spawn.commands", "[[[…")),
         ("REPOWIRE_STORE__", "x", ("unknown key store.", "checkpoint_bytes")),
     ],
 )
@@ -162,6 +166,17 @@ def test_a_config_of_another_user_is_refused(home: Path) -> None:
 def test_a_config_that_cannot_be_read_says_so(home: Path) -> None:
     (home / "config.toml").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"config\.toml: cannot be read"):
+        config.load(home, {})
+
+
+def test_a_config_that_is_a_pipe_or_a_device_is_refused_at_once(home: Path) -> None:
+    home.mkdir()
+    os.mkfifo(home / "config.toml")
+    with pytest.raises(ConfigError, match=r"config\.toml: is not a plain file"):
+        config.load(home, {})
+    (home / "config.toml").unlink()
+    (home / "config.toml").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"config\.toml: is not a plain file"):
         config.load(home, {})
 
 

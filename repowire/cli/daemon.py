@@ -169,13 +169,19 @@ def end(settings: config.Config, held: c.Json) -> None:
     if not isinstance(pid, int):
         c.fail(f"a daemon holds {settings.lock_path} but does not say its pid; try again in a moment")
     patience = settings.daemon.drain_seconds + STOP_MARGIN_SECONDS
-    watch = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    try:
+        watch = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        if holder(settings) is None:  # it ended by itself
+            return
+        c.fail(f"a daemon holds {settings.lock_path} but has not said its pid yet; try again in a moment")
     try:
         with closing(client.RepowireClient(home=settings.home, timeout=2.0)) as asked:
             asked.place, asked.where = None, str(settings.socket_path)
             asked.shutdown()
     except (OSError, Refusal):
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, signal.SIGTERM)
     if not gone(settings, watch, patience):
         c.fail(f"the daemon (pid {pid}) still runs after {patience:g} s; kill it with: kill -9 {pid}")
 

@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,7 @@ def test_a_port_in_use_is_named_and_the_home_is_free_afterwards(new_live: Callab
     live = new_live()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        clear_refusal(live.cli("daemon", "--port", port), port, "in use")
+        clear_refusal(live.cli("daemon", "--port", port), port, "in use", "choose another --port")
     assert not (live.home / "daemon.sock").exists()
     live.start("--port", port)
 
@@ -122,9 +124,20 @@ def test_an_address_of_others_is_refused_without_a_token(new_live: Callable[...,
     assert not (live.home / "daemon.sock").exists()
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "example.invalid"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.invalid", "a..b", "::ffff:192.0.2.1"])
 def test_an_address_that_is_not_ours_is_named(new_live: Callable[..., Live], host: str) -> None:
-    clear_refusal(new_live().cli("daemon", "--port", "0", "--host", host), host)
+    refused = new_live().cli("daemon", "--port", "0", "--host", host)
+    clear_refusal(refused, host, "choose another --host")
+    assert "--port" not in refused.stderr
+    assert "attempting" not in refused.stderr
+
+
+def test_a_database_that_another_program_holds_is_told_in_one_line(live: Live) -> None:
+    live.term()
+    with closing(sqlite3.connect(live.home / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        clear_refusal(live.cli("daemon", "--port", "0"), "state.db", "held by another program")
+    live.start()
 
 
 def test_localhost_is_one_port(new_live: Callable[..., Live]) -> None:
