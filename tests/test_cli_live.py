@@ -188,6 +188,20 @@ def test_a_stop_ends_the_command_that_runs(live: Live, listen: Listen, tmp_path:
     until(lambda: gone(pid))
 
 
+def test_a_stop_kills_a_command_that_does_not_heed_it(live: Live, listen: Listen, tmp_path: Path) -> None:
+    listener = listen("--name", "build", "--exec", "trap '' TERM; echo $$ > pid; sleep 600")
+    live.cli("notify", "build", "x")
+    pid = int(until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()))
+    try:
+        code, err = listener.end()
+        assert code == 0
+        assert "Traceback" not in err
+        assert gone(pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
 def test_a_second_one_of_a_name_takes_the_next_name_and_says_so(live: Live, listen: Listen, tmp_path: Path) -> None:
     listen("--name", "build")
     second = listen("--name", "build")
