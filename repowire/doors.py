@@ -18,6 +18,7 @@ class Door:
     __slots__ = (
         "at_once",
         "clear",
+        "cut",
         "drain_until",
         "drained",
         "due",
@@ -46,6 +47,7 @@ class Door:
     ) -> None:
         self.peer_id, self.holder, self.way = peer_id, holder, way
         self.hosted = False  # the far end is ws-hook, which goes when its pane is wanted no more
+        self.cut: Callable[[], None] | None = None  # close it without a word
         self.drained: Callable[[], None] | None = None  # what `drain` is to call
         self.drain_until = 0.0  # monotonic seconds
         self.watches = False  # the far end says itself when what it handed back may be tried again

@@ -221,7 +221,7 @@ def _register(mesh: Mesh, socket: Socket, frame: dict[str, Any]) -> dict[str, An
     socket.door = Door(peer.peer_id, holder, way=way, receipts=receipts, remembers=remembers)
     socket.door.at_once = socket.hand_at_once
     socket.pane_id, socket.hosted = claim.pane_id, frame.get("hosted") is True
-    socket.door.hosted = socket.hosted
+    socket.door.hosted, socket.door.cut = socket.hosted, socket.abort
     claims.watch(mesh, peer)
     reply = {"type": "connected", "session_id": peer.peer_id, "display_name": peer.display_name}
     return reply | ({"birth_certificate": certificate} if certificate else {})

@@ -149,7 +149,10 @@ def is_left(mesh: Mesh, peer_id: str, *, elsewhere: bool, owing: bool) -> bool:
     if not elsewhere:
         door.go_on()
         return False
-    return door.drain(partial(mesh.bus.publish, "pane.again"), LEAVE_SECONDS)
+    drained = door.drain(partial(mesh.bus.publish, "pane.again"), LEAVE_SECONDS)
+    if drained and time.monotonic() > door.drain_until + LEAVE_SECONDS and door.cut is not None:
+        door.cut()  # it was told to leave and is still there, so it hangs; the inbox waits for its place
+    return drained
 
 
 # -- loop ------------------------------------------------------------------------

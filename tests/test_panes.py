@@ -1,4 +1,4 @@
-"""panes.py: how long a ws-hook that is gone is waited for, which may know what became of what it took."""
+"""panes.py: how long a ws-hook is waited for that is gone or hangs and may know what became of what it took."""
 
 import pytest
 
@@ -47,3 +47,17 @@ def test_of_what_another_holder_took_no_ws_hook_knows(mesh, taken):
     assert panes.Hosts().owing(mesh) == set()
     (mesh.config.home / "ws-hook" / "instance").unlink()
     assert panes.Hosts().owing(mesh) == set()
+
+
+def test_a_ws_hook_that_does_not_leave_when_its_pane_is_left_is_cut_off(mesh, taken, monkeypatch):
+    now, ben, cut = 100.0, taken.peer_id, []
+    monkeypatch.setattr("repowire.panes.time.monotonic", lambda: now)
+    door = Door(ben, "instance:one")
+    door.hosted, door.cut = True, lambda: cut.append(now)
+    door.in_flight[taken.delivery_id] = taken.trace
+    mesh.doors.open(door)
+    left = []
+    for moment in (100.0, 109.0, 110.5, 119.0, 120.5):
+        now = moment
+        left.append(panes.is_left(mesh, ben, elsewhere=True, owing=False))
+    assert (left, cut) == ([False, False, True, True, True], [120.5])
