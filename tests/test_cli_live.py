@@ -179,6 +179,21 @@ def test_a_wait_whose_daemon_stays_away_names_the_ask_that_is_kept(live: Live, l
     assert f"repowire wait ask-{asked}" in err
 
 
+def test_what_a_command_leaves_behind_holds_up_neither_its_reply_nor_the_next_message(
+    live: Live, listen: Listen, tmp_path: Path
+) -> None:
+    listener = listen("--name", "build", "--exec", "sleep 600 & echo $! >> left; cat")
+    try:
+        for text in ("one", "two"):
+            done = live.cli("ask", "build", text, "--wait", "8")
+            assert (done.returncode, done.stdout) == (0, f"{text}\n"), done.stderr
+        code, err = listener.end()
+        assert (code, "Traceback" in err) == (0, False)
+    finally:
+        for pid in map(int, (tmp_path / "left").read_text().split()):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_stop_ends_the_command_that_runs(live: Live, listen: Listen, tmp_path: Path) -> None:
     listener = listen("--name", "build", "--exec", "echo $$ > pid; exec sleep 600")
     live.cli("notify", "build", "x")

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import signal
-from asyncio import subprocess
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
@@ -29,6 +28,7 @@ ENVIRON_BYTES = 100_000  # of the text in REPOWIRE_TEXT: Linux takes 128 KiB a v
 OUTPUT_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 4096  # a pipe that is ready takes this much without blocking (PIPE_BUF)
 GRACE_SECONDS = 2.0  # for a command to end after SIGTERM
+LINGER_SECONDS = 1.0  # for what a command left behind to let go of its stdout, once it has ended itself
 CUT = "\n[… cut by repowire listen]"
 
 
@@ -179,22 +179,25 @@ class Script:
 
     async def _run(self, message: Message) -> tuple[int, str, str]:
         """Exit code, stdout and stderr. The receipt goes once the command has been started."""
-        process = await subprocess.create_subprocess_shell(
-            self._script,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **told(message)},
-            start_new_session=True,
+        command, said = await asyncio.get_running_loop().subprocess_shell(
+            Said, self._script, env={**os.environ, **told(message)}, start_new_session=True
         )
         try:
             await message.taken()
-            out, err, _ = await asyncio.gather(
-                _kept(process.stdout), _kept(process.stderr), _fed(process.stdin, message.text)
-            )
-            return await process.wait(), out, err
+            stdin = command.get_pipe_transport(0)
+            assert isinstance(stdin, asyncio.WriteTransport)
+            stdin.write(message.text.encode("utf-8", "replace"))  # a command that does not read it is none the worse
+            stdin.close()
+            await said.exited.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await said.silent.wait()
         finally:
-            await _ended(process)
+            await _ended(command, said)
+            command.close()
+        code = command.get_returncode()
+        assert code is not None
+        return code, *said.texts
 
     async def _report(self, message: Message, code: int) -> None:
         if self._as_json:
@@ -216,34 +219,42 @@ def told(message: Message) -> dict[str, str]:
     }
 
 
-async def _fed(stdin: asyncio.StreamWriter | None, text: str) -> None:
-    """Write the text; a command that does not read it is none the worse."""
-    assert stdin is not None
-    with suppress(BrokenPipeError, ConnectionResetError):
-        stdin.write(text.encode("utf-8", "replace"))
-        await stdin.drain()
-    with suppress(BrokenPipeError, ConnectionResetError):
-        stdin.close()
-        await stdin.wait_closed()
+class Said(asyncio.SubprocessProtocol):
+    """All that the command says, of which the first OUTPUT_BYTES are kept, and when it ends.
+
+    It may leave something behind that still has its stdout: so its end is one thing, and that of its output another.
+    """
+
+    def __init__(self) -> None:
+        self.exited, self.silent = asyncio.Event(), asyncio.Event()
+        self._kept = {1: bytearray(), 2: bytearray()}
+        self._open = {1, 2}
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Of stdout and of stderr."""
+        return self._kept[1].decode("utf-8", "replace"), self._kept[2].decode("utf-8", "replace")
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        kept = self._kept[fd]
+        kept += data[: OUTPUT_BYTES - len(kept)]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open.discard(fd)
+        if not self._open:
+            self.silent.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
 
 
-async def _kept(stream: asyncio.StreamReader | None) -> str:
-    """All that it says, of which the first OUTPUT_BYTES are kept."""
-    assert stream is not None
-    kept = bytearray()
-    while piece := await stream.read(65_536):
-        kept += piece[: OUTPUT_BYTES - len(kept)]
-    return kept.decode("utf-8", "replace")
-
-
-async def _ended(process: subprocess.Process) -> None:
+async def _ended(command: asyncio.SubprocessTransport, said: Said) -> None:
     """End the command and what it started, if it still runs: we were told to stop."""
-    if process.returncode is not None:
-        return
     for number in (signal.SIGTERM, signal.SIGKILL):
+        if said.exited.is_set():
+            return
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            os.killpg(command.get_pid(), number)
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS):
-                await process.wait()
-                return
+                await said.exited.wait()
