@@ -340,9 +340,10 @@ def addressee(db: Connection, delivery: Delivery, frame: Mapping[str, Any]) -> s
 def standing(delivery: Delivery) -> dict[str, Any]:
     """The published words for a delivery, and beside them the honest one (wire.md 16, row 15)."""
     waits = delivery.state in (QUEUED, HELD)
+    unsent = waits or delivery.state in (FAILED, EXPIRED)  # what dies dies in the mailbox
     return {
-        "delivery_state": "queued" if waits else "delivered",
-        "delivered": not waits,
+        "delivery_state": "queued" if unsent else "delivered",
+        "delivered": not unsent,
         "queued": waits,
         "state": delivery.state,
     }

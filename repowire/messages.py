@@ -318,7 +318,7 @@ def _accepted(mesh: Mesh, delivery: Delivery, sender: Peer | None, target: Peer,
     to_session = sessions.current_id(mesh, target.peer_id)
     return {
         "ok": True,
-        "status": "queued" if words["queued"] else "sent",
+        "status": "sent" if words["delivered"] else "queued",
         **words,
         "from_peer_id": sender.peer_id if sender else None,
         "from_peer_name": sender.display_name if sender else note.from_peer,
@@ -335,7 +335,7 @@ def _accepted(mesh: Mesh, delivery: Delivery, sender: Peer | None, target: Peer,
 def standing(delivery: Delivery) -> dict[str, Any]:
     """How a note that was just accepted stands, in the published words."""
     words = deliveries.standing(delivery)
-    return {**words, "reason": "queued_delivery" if words["queued"] else "transport_delivered"}
+    return {**words, "reason": "transport_delivered" if words["delivered"] else "queued_delivery"}
 
 
 async def post_broadcast(request: web.Request) -> web.Response:

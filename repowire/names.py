@@ -38,16 +38,19 @@ def free_name(change: Change, wanted: str, circle: str, peer_id: str) -> str:
     """
     number, name = 1, wanted
     while True:
-        others = [one for one in peers.named(change.db, name) if one.peer_id != peer_id]
-        others = [
-            one for one in others if one.circle == circle or one.role == HUMAN
-        ]  # whose name is his in every circle
+        others = _others(change.db, name, circle, peer_id)
         if not any(_keeps_name(change.db, one) for one in others):
             for one in others:
                 lives.hide(change, one, "name_reused")
             return name
         number += 1
         name = f"{wanted[: 63 - len(str(number))]}-{number}"
+
+
+def _others(db: Connection, name: str, circle: str, peer_id: str) -> list[Peer]:
+    """Who else has the name in the circle. The human's is his in every one."""
+    others = [one for one in peers.named(db, name) if one.peer_id != peer_id]
+    return [one for one in others if one.circle == circle or one.role == HUMAN]
 
 
 def _keeps_name(db: Connection, peer: Peer) -> bool:
@@ -97,7 +100,7 @@ def keep_for_human(change: Change, wanted: str, role: str) -> None:
 def rename(change: Change, peer: Peer, name: str) -> bool:
     """Give the peer another name; False when a live peer of its circle has it."""
     keep_for_human(change, name, peer.role)
-    others = [one for one in peers.named(change.db, name) if one.circle == peer.circle and one.peer_id != peer.peer_id]
+    others = _others(change.db, name, peer.circle, peer.peer_id)
     if any(_keeps_name(change.db, one) for one in others):
         return False
     for one in others:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from repowire import claims, lives, peers, presence
+from repowire import claims, lives, names, peers, presence
 from repowire.claims import Claim
 from repowire.errors import Refusal
 
@@ -169,6 +169,10 @@ async def test_a_wrong_field_is_named(api, fields, named):
 
 async def test_the_humans_name_is_nobody_elses_in_any_circle(mesh):
     assert register(mesh, "human", path="/a", circle="red").display_name == "human-2"
+    ben = register(mesh, "ben", path="/b", circle="red", pane_id="%7")
+    with mesh.change() as change:
+        assert not names.rename(change, ben, "human")
+        assert names.meant(change, "human", "red").role == "human"
 
 
 def busy_with(mesh, pid):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from repowire import idempotency
+from repowire import deliveries, idempotency
 from repowire.async_client import AsyncRepowireClient
 from repowire.client import RepowireClient
 
@@ -76,6 +76,18 @@ async def test_the_repeat_shows_how_the_first_stands_by_now(pair):
     first = await pair.post("/ask", headers=KEY, **ASK)
     await pair.post("/ack", correlation_id=first["correlation_id"], message="yes")
     assert (await pair.post("/ask", headers=KEY, **ASK))["state"] == "answered"
+
+
+async def test_the_repeat_does_not_call_delivered_what_died_in_the_mailbox(pair):
+    sent = await pair.post("/notify", headers=KEY, **NOTE)
+    asked = await pair.post("/ask", headers={"Idempotency-Key": "k-2"}, **ASK)
+    with pair.mesh.change() as change:
+        for one in (sent, asked):
+            assert deliveries.cancel(change, one["delivery_id"], "its peer left for good")
+    for path, key, body in (("/notify", "k-1", NOTE), ("/ask", "k-2", ASK)):
+        again = await pair.post(path, headers={"Idempotency-Key": key}, **body)
+        assert (again["state"], again["delivered"], again["queued"]) == ("failed", False, False)
+        assert (again["delivery_state"], again.get("status", "queued")) == ("queued", "queued")
 
 
 async def test_a_key_is_free_again_after_24_hours_and_forgotten(pair, clock):
