@@ -357,6 +357,7 @@ class Connection:
             return await work
         finally:
             work.cancel()
+            await asyncio.gather(work, return_exceptions=True)  # its own cleanup is part of it
 
     async def _reply(self, correlation_id: str, reply: str) -> None:
         """Ack until the daemon has it: the same ack again is harmless, so a cut in between loses nothing."""

@@ -445,6 +445,23 @@ async def test_who_leaves_gives_back_what_no_handler_has_begun(hub: Hub, client:
     assert socket.close_code == 1000
 
 
+async def test_who_leaves_waits_for_a_handler_to_clear_up(hub: Hub, client: AsyncRepowireClient) -> None:
+    begun, cleared = asyncio.Event(), []
+
+    async def handle(message: Message) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleared.append(message.delivery_id)
+
+    async with client.connect("build", handler=handle):
+        await (await hub.socket()).send_json(note(1))
+        await begun.wait()
+    assert cleared == ["d1"]
+
+
 # -- cuts and ends -------------------------------------------------------------
 
 

@@ -205,6 +205,19 @@ def test_every_help_has_an_example_and_the_exit_codes(cli: Cli, noun: str) -> No
         (["tail", "--\x1b[31mred"], "unrecognized arguments: --\\x1b[31mred;"),
         (["tail", "--kind", "ask.*", "--kind", "aks.*"], "no event is of kind 'aks.*'; there are those of ask, "),
         (["listen", "--name", "two words"], "--name: must be 1 to 64 of the letters, digits and . _ -"),
+        *(
+            ([*command.split(), ""], "must not be empty")
+            for command in (
+                "wait",
+                "trace",
+                "ack",
+                "answers",
+                "messages",
+                "deliver --now",
+                "deliveries drop",
+                "mcp --home",
+            )
+        ),
         (["listen", "--name", "ok", "--circle", ""], "--circle: must be 1 to 64 of the letters, digits and . _ -"),
         *((words, "--circle: must be 1 to 64 of the letters, digits and . _ -") for words in IN_NO_CIRCLE),
     ],

@@ -210,4 +210,4 @@ def test_a_mistake_is_one_line(run, arguments, words):
 
 def test_an_empty_id_of_a_message_does_not_list_them_all(run):
     run("notify", "human", "x")
-    assert run("messages", "", code=1).stdout == ""
+    assert run("messages", "", code=2).stdout == ""

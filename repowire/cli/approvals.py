@@ -58,7 +58,7 @@ def _verb(verbs: Any, name: str, words: str, example: str, run: c.Run) -> argpar
 
 
 def _named(made: argparse.ArgumentParser) -> None:
-    made.add_argument("id", metavar="ID", help="as list shows it")
+    made.add_argument("id", metavar="ID", type=c.named, help="as list shows it")
 
 
 # -- verbs ---------------------------------------------------------------------

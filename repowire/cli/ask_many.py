@@ -81,7 +81,7 @@ def _answers(argv: list[str]) -> int:
         "Show what became of an ask-many: who answered what, who declined, and who has not answered yet.",
         "  repowire answers askm-9f3c0a7d21be\n  repowire answers askm-9f3c0a7d21be --json | jq .rollup",
     )
-    made.add_argument("id", metavar="ID", help="the id that ask-many printed")
+    made.add_argument("id", metavar="ID", type=c.named, help="the id that ask-many printed")
     c.with_json(made)
     return c.run(made, argv, answers)
 

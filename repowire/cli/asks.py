@@ -43,7 +43,7 @@ def _ask(argv: list[str]) -> int:
         help=f"wait for the reply and print it (default {WAIT_SECONDS:g})",
     )
     made.add_argument("--queue", action="store_true", help="keep it for a peer that is offline")
-    made.add_argument("--reply-to", metavar="ID", help="an ask to you that this one answers")
+    made.add_argument("--reply-to", metavar="ID", type=c.named, help="an ask to you that this one answers")
     c.with_json(made)
     return c.run(made, argv, ask)
 
@@ -123,7 +123,7 @@ def _wait(argv: list[str]) -> int:
         "Wait for the reply to an ask and print it.",
         "  repowire wait ask-9f3c0a7d21be\n  repowire wait ask-9f3c0a7d21be --timeout 5 || echo 'not yet'",
     )
-    made.add_argument("ask", metavar="ID", help="the ask's id")
+    made.add_argument("ask", metavar="ID", type=c.named, help="the ask's id")
     made.add_argument(
         "--timeout", type=c.seconds, default=WAIT_SECONDS, metavar="SECONDS", help="default %(default)g; then exit 4"
     )
@@ -205,7 +205,7 @@ def _ack(argv: list[str]) -> int:
         "Close an ask, with a reply or without words. The same again changes nothing.",
         '  repowire ack ask-9f3c0a7d21be -m "yes, since 14:02"\n  make test 2>&1 | repowire ack ask-9f3c0a7d21be -m -',
     )
-    made.add_argument("ask", metavar="ID", help="the ask's id")
+    made.add_argument("ask", metavar="ID", type=c.named, help="the ask's id")
     made.add_argument("-m", "--message", metavar="TEXT", help="the reply; - reads it from stdin")
     made.add_argument(
         "--from", "--from-peer", dest="sender", metavar="PEER", help="who answers (default: the agent you are)"
@@ -232,7 +232,7 @@ def _decline(argv: list[str]) -> int:
         '  repowire decline ask-9f3c0a7d21be "not my repository: ask build"\n'
         "  tail -1 build.log | repowire decline ask-9f3c0a7d21be -",
     )
-    made.add_argument("ask", metavar="ID", help="the ask's id")
+    made.add_argument("ask", metavar="ID", type=c.named, help="the ask's id")
     made.add_argument("reason", metavar="REASON", help="why; - reads it from stdin")
     c.with_json(made)
     return c.run(made, argv, decline)

@@ -300,6 +300,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def named(text: str) -> str:
+    """An id or a path, which is never empty: `wait "$ID"` where the variable was not set is a mistake."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def circle(text: str) -> str:
     """A circle's name."""
     if not is_identifier(text):

@@ -33,7 +33,12 @@ def main(argv: list[str]) -> int:
     made.add_argument("verb", nargs="?", type=verb, choices=("stop", "status", "restart"), help="without one: start")
     made.add_argument("--host", help="TCP address to listen on (default: the config's, 127.0.0.1)")
     made.add_argument("--port", type=port, help="TCP port, 0 for a free one (default: the config's, 8377)")
-    made.add_argument("--home", type=Path, help="the folder of its files (default: REPOWIRE_HOME or ~/.repowire)")
+    made.add_argument(
+        "--home",
+        type=lambda text: Path(c.named(text)),
+        metavar="HOME",
+        help="the folder of its files (default: REPOWIRE_HOME or ~/.repowire)",
+    )
     made.add_argument("--detach", action="store_true", help="start it in the background, and say when it serves")
     made.add_argument("--json", action="store_true", help='one JSON line when it serves: {"ready": true, "port": …}')
     verbs = {None: start, "stop": stop, "restart": restart, "status": status.show}

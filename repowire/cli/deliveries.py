@@ -70,7 +70,9 @@ def _deliver(argv: list[str]) -> int:
         " past no other gate. Prints what became of it; exit 1 when it is held still.",
         "  repowire deliveries --state held\n  repowire deliver --now notif-delivery-07d1c2a9b4ef",
     )
-    made.add_argument("--now", required=True, metavar="ID", help="its id, as `repowire deliveries` shows it")
+    made.add_argument(
+        "--now", required=True, metavar="ID", type=c.named, help="its id, as `repowire deliveries` shows it"
+    )
     c.with_json(made)
     return c.run(made, argv, deliver)
 
@@ -91,7 +93,9 @@ def _act(word: str, argv: list[str]) -> int:
         "drop": "Take dead deliveries off the list, or waiting ones out of their mailboxes; their senders are told.",
     }
     made = c.parser(f"deliveries {word}", words[word], f"  repowire deliveries {word} notif-delivery-07d1c2a9b4ef")
-    made.add_argument("ids", nargs="+", metavar="ID", help="a delivery's id, as `repowire deliveries --dead` shows it")
+    made.add_argument(
+        "ids", nargs="+", metavar="ID", type=c.named, help="a delivery's id, as `repowire deliveries --dead` shows it"
+    )
     c.with_json(made)
     return c.run(made, argv, lambda args: act(word, args))
 

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 
 from repowire import protocol
 from repowire.async_client import (
@@ -83,9 +83,7 @@ async def _listen(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     handler = Script(args.script, as_json=args.json) if args.script else Printer(lambda: stop(c.FAILED))
-    async with AsyncRepowireClient() as daemon, AsyncExitStack() as last:
-        if isinstance(handler, Script):
-            last.push_async_callback(handler.ended)
+    async with AsyncRepowireClient() as daemon:
         connection = daemon.connect(
             args.name, handler=handler, circle=args.circle, role=args.role, agent_pid=os.getpid()
         )
@@ -155,19 +153,9 @@ class Script:
 
     def __init__(self, script: str, *, as_json: bool) -> None:
         self._script, self._as_json = script, as_json
-        self._free = asyncio.Event()  # no command runs
-        self._free.set()
-
-    async def ended(self) -> None:
-        """Until the command that ran when we were told to stop has ended too."""
-        await self._free.wait()
 
     async def __call__(self, message: Message) -> str | None:
-        self._free.clear()
-        try:
-            code, out, err = await self._run(message)
-        finally:
-            self._free.set()
+        code, out, err = await self._run(message)
         with suppress(OSError):  # that nobody reads the log is no reason to keep the answer back
             await write(2, c.clean(err, lines=True))
             await self._report(message, code)

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
         " `repowire setup claude-code` writes it into the agent's settings.",
         "  claude mcp add -s user repowire -- repowire mcp\n  repowire mcp --home ~/.repowire",
     )
-    made.add_argument("--home", help="the daemon's home (default: REPOWIRE_HOME or ~/.repowire)")
+    made.add_argument("--home", type=c.named, help="the daemon's home (default: REPOWIRE_HOME or ~/.repowire)")
     return c.run(made, argv[1:], become)
 
 

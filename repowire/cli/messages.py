@@ -172,7 +172,7 @@ def _messages(argv: list[str]) -> int:
         "List all that was said, newest first, and how each message stands; or show one by its id.",
         "  repowire messages --peer build --kind reply\n  repowire messages ask-9f3c0a7d21be",
     )
-    made.add_argument("id", nargs="?", metavar="ID", help="show this one whole")
+    made.add_argument("id", nargs="?", metavar="ID", type=c.named, help="show this one whole")
     made.add_argument("--peer", metavar="PEER", help="only to it or from it")
     made.add_argument("-c", "--circle", type=c.circle, help="only to peers of this circle")
     made.add_argument("--kind", choices=("ask", "notify", "broadcast", "reply"))

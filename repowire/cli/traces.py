@@ -24,7 +24,7 @@ def _trace(argv: list[str]) -> int:
         "Every step of one ask or message, with what proves it.",
         "  repowire trace ask-9f3c0a7d21be\n  repowire trace notif-delivery-07d1c2a9b4ef --json",
     )
-    made.add_argument("id", metavar="ID", help="an ask's or a delivery's id")
+    made.add_argument("id", metavar="ID", type=c.named, help="an ask's or a delivery's id")
     c.with_json(made)
     return c.run(made, argv, trace)
 
