@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from repowire import asks, callers, choices, deliveries, intake, mailboxes, names, peers, questions, receipts, wire
+from repowire import asks, callers, choices, deliveries, intake, mailboxes, peers, questions, receipts, wire
 from repowire.asks import Ask, Draft, wait_topic
 from repowire.choices import Answer
 from repowire.deliveries import Delivery
@@ -91,9 +91,14 @@ def check_reply_to(change: Change, draft: Draft, asker: Peer) -> None:
     """Refuse an ask that is to answer another one and would not: 404 and 422, with what to do instead."""
     if draft.reply_to is None:
         return
-    first, target = asks.load(change.db, draft.reply_to), names.meant(change, draft.to_peer, draft.circle)
-    name = first.correlation_id
-    if (first.to_peer_id, first.from_peer_id) != (asker.peer_id, target.peer_id):
+    first, name = asks.load(change.db, draft.reply_to), draft.reply_to
+    try:
+        target = peers.meant(change, draft.to_peer, draft.circle).peer_id
+    except Refusal as no:
+        if no.status != 404:
+            raise
+        target = ""  # such as the human before its first use, who has asked nothing either
+    if (first.to_peer_id, first.from_peer_id) != (asker.peer_id, target):
         way = f"from {first.to_peer} to {first.from_peer}"
         raise invalid("reply_to", f"{name} is answered only by an ask {way}; ask without reply_to")
     if first.closed_at is not None:

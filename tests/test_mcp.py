@@ -242,6 +242,7 @@ async def test_an_ask_that_is_to_answer_another_one_and_would_not_is_refused(api
         ("ann", ben, "ask-00000000", "there is no ask 'ask-00000000'"),
         ("cid", ben, asked, "only by an ask from ben to ann; ask without reply_to"),
         ("ann", cid, asked, "only by an ask from ben to ann"),
+        ("human", ben, asked, "only by an ask from ben to ann"),
     ]:
         assert words in await back(whom, headers, reply_to, error=True)
     assert api.mesh.db.conn.execute(count).fetchone()[0] == 1

@@ -1,12 +1,13 @@
 """replies.py: an ask ends once, by whoever is first, and its asker hears of it once."""
 
 import asyncio
+import math
 
 import pytest
 from conftest import until_async
 from test_asks import ack, open_ask, peer
 
-from repowire import asks, deliveries, replies
+from repowire import asks, deliveries, messages, replies
 from repowire.errors import Refusal
 
 
@@ -154,3 +155,16 @@ def test_the_command_line_declines_and_whoever_waits_reads_why(live):
     again = live.cli("decline", cid, "another reason")
     assert again.returncode == 1
     assert "was closed already (declined)" in again.stderr
+
+
+async def test_a_reply_to_that_is_refused_undoes_nothing_of_its_turn(mesh, pair):
+    _, ben = pair
+    first = open_ask(mesh)
+    mesh.shared, mesh.rest_seconds = True, math.inf
+    with mesh.change() as change:
+        sent, _, _ = messages.notify(change, mesh, messages.Note("ann", "ben", "of somebody else"))
+    with pytest.raises(Refusal, match="only by an ask from ben to ann"), mesh.change() as change:
+        to_human = asks.Draft("ben", "human", "which?", reply_to=first.correlation_id)
+        replies.check_reply_to(change, to_human, ben)
+    await mesh.committed()
+    assert deliveries.load(mesh.db.conn, sent.delivery_id).peer_id == ben.peer_id
