@@ -103,7 +103,9 @@ class Door:
         return trace
 
     def drain(self, drained: Callable[[], None], seconds: float) -> bool:
-        """Nothing more goes in. Whether no receipt is owed any more, or was in so long; `drained` is called then."""
+        """Let nothing more in. True when no receipt is owed any more, or so many seconds have passed since the first
+        call; `drained` is called when the last receipt comes.
+        """
         if self.drained is None:
             self.drain_until = time.monotonic() + seconds
         self.drained = drained

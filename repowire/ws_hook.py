@@ -67,10 +67,7 @@ class Hosted:
             for work in (self._work(), self._watch()):
                 group.create_task(work)
             await self._connected()
-            self.leaving = True
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LEAVE_SECONDS):
-                    await self.frames.join()  # what stands in the box is sent off, whatever became of its peer
+            await self._finished()
             raise PeerDisconnectedError(self.wanted.display_name)
 
     async def _connected(self) -> None:
@@ -95,19 +92,22 @@ class Hosted:
             await asyncio.sleep(delay)
             delay = min(2 * delay, LINK_MOST_SECONDS)
 
-    async def leave(self, serving: "asyncio.Task[None]") -> None:
-        """The pane is wanted no more: nobody would ask here again for what was taken and not pasted.
-
-        What stands in the box is sent off, and what came after it is given back while the daemon still listens.
-        """
+    async def _finished(self) -> None:
+        """What stands in the box is sent off, whatever became of its peer; what came after it is given back."""
         self.leaving = True
-        joined = asyncio.ensure_future(self.frames.join())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.frames.join()
+
+    async def leave(self, serving: "asyncio.Task[None]") -> None:
+        """The pane is wanted no more: nobody would ask here again, so it ends while the daemon still listens."""
+        finishing = asyncio.ensure_future(self._finished())
         try:
-            await asyncio.wait([joined, serving], timeout=LEAVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([finishing, serving], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            joined.cancel()
+            finishing.cancel()
             serving.cancel()
-            await asyncio.gather(joined, serving, return_exceptions=True)
+            await asyncio.gather(finishing, serving, return_exceptions=True)
 
     def _hello(self) -> Json:
         wanted = self.wanted
