@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from boxes import RECORDER, Box, Host, hosting, program
@@ -88,10 +90,27 @@ def test_a_dialog_and_a_turn_hold(host: Host, box: Box, says: str) -> None:
     arrives_once(host, box, sent, "not now")
 
 
-def test_what_was_given_to_a_pane_arrives_though_its_agent_has_another_way_in_by_then(
-    new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path
-) -> None:
-    with hosting(new_live(), tmux, short_folder, inbox=True) as host:
+class Leaving(NamedTuple):
+    """An agent that has an inbox by now, and a ws-hook that was given messages for its pane before and is stopped."""
+
+    host: Host
+    box: Box
+    inbox: Inbox
+    serving: int  # the ws-hook's pid
+    given: list[str]
+    later: str  # what came after the inbox
+
+    def all_arrive_once(self) -> None:
+        for sent in (*self.given, self.later):
+            self.host.until_state(sent, "handed")
+        for number, sent in enumerate(self.given):
+            in_pane = self.box.times(f"given to the pane, {number}")
+            assert in_pane + sum(f"#{sent}\n" in one for one in self.inbox.taken) == 1
+
+
+@contextmanager
+def leaving_its_pane(live: Live, tmux: TmuxServer, folder: Path) -> Iterator[Leaving]:
+    with hosting(live, tmux, folder, inbox=True) as host:
         box = host.box()
         host.link(box.pane, name="ann")
         inbox = Inbox(Path(f"{box.record}.inbox"))
@@ -101,45 +120,39 @@ def test_what_was_given_to_a_pane_arrives_though_its_agent_has_another_way_in_by
         box.say_inbox()
         later = host.tell("ann", "for the inbox")
         assert host.delivery(later)["state"] == "queued"
+        yield Leaving(host, box, inbox, serving, given, later)
+        inbox.close()
+
+
+def test_what_was_given_to_a_pane_arrives_though_its_agent_has_another_way_in_by_then(
+    new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path
+) -> None:
+    with leaving_its_pane(new_live(), tmux, short_folder) as town:
+        host, serving = town.host, town.serving
         os.kill(serving, signal.SIGCONT)
-        for sent in (*given, later):
-            host.until_state(sent, "handed")
+        town.all_arrive_once()
         last = host.tell("ann", "for the inbox too")
         host.until_state(last, "handed")
-        for number, sent in enumerate(given):
-            assert box.times(f"given to the pane, {number}") + sum(f"#{sent}\n" in one for one in inbox.taken) == 1
-        assert [f"#{sent}\n" in one for sent, one in zip((later, last), inbox.taken[-2:], strict=True)] == [True, True]
-        inbox.close()
+        by_inbox = zip((town.later, last), town.inbox.taken[-2:], strict=True)
+        assert [f"#{sent}\n" in one for sent, one in by_inbox] == [True, True]
 
 
 @pytest.mark.parametrize("who", ["its ws-hook", "the daemon"])
 def test_what_was_given_to_a_pane_arrives_though_what_served_it_is_killed(
     new_live: Callable[..., Live], tmux: TmuxServer, short_folder: Path, who: str
 ) -> None:
-    with hosting(new_live(), tmux, short_folder, inbox=True) as host:
-        box = host.box()
-        host.link(box.pane, name="ann")
-        inbox = Inbox(Path(f"{box.record}.inbox"))
-        (serving,) = host.ws_hooks()
-        os.kill(serving, signal.SIGSTOP)
-        given = [host.tell("ann", f"given to the pane, {number}") for number in range(3)]
-        box.say_inbox()
-        later = host.tell("ann", "for the inbox")
-        assert host.delivery(later)["state"] == "queued"
+    with leaving_its_pane(new_live(), tmux, short_folder) as town:
+        host, serving = town.host, town.serving
         if who == "the daemon":
             host.live.kill()
         os.kill(serving, signal.SIGKILL)
         if who == "the daemon":
             until(lambda: gone(serving))
             host.start(inbox=True)
-        for sent in (*given, later):
-            host.until_state(sent, "handed")
-        for number, sent in enumerate(given):
-            assert box.times(f"given to the pane, {number}") + sum(f"#{sent}\n" in one for one in inbox.taken) == 1
+        town.all_arrive_once()
         last = host.tell("ann", "for the inbox too")
         host.until_state(last, "handed")
-        until(lambda: f"#{last}\n" in inbox.taken[-1])
-        inbox.close()
+        until(lambda: f"#{last}\n" in town.inbox.taken[-1])
 
 
 def test_a_draft_holds_and_stays_as_it_is(host: Host, box: Box) -> None:
