@@ -163,8 +163,8 @@ async def test_a_reply_to_that_is_refused_undoes_nothing_of_its_turn(mesh, pair)
     mesh.shared, mesh.rest_seconds = True, math.inf
     with mesh.change() as change:
         sent, _, _ = messages.notify(change, mesh, messages.Note("ann", "ben", "of somebody else"))
+    to_human = asks.Draft("ben", "human", "which?", reply_to=first.correlation_id)
     with pytest.raises(Refusal, match="only by an ask from ben to ann"), mesh.change() as change:
-        to_human = asks.Draft("ben", "human", "which?", reply_to=first.correlation_id)
         replies.check_reply_to(change, to_human, ben)
     await mesh.committed()
     assert deliveries.load(mesh.db.conn, sent.delivery_id).peer_id == ben.peer_id
